@@ -1,0 +1,1 @@
+"""The exercises of each notebook: `ch01a.py` holds those of notebook 01a."""

@@ -1,0 +1,86 @@
+"""Checks at the door: every public function passes its arguments through these.
+
+Each returns the argument in the form the caller computes with (a float64 or bool array) or raises
+a ValueError that names the argument, what came, and what was expected.
+"""
+
+import numpy as np
+
+SUM_TOLERANCE = 1e-8  # how far a row of probabilities may be from 1
+
+
+def array(name, value, ndim=None, shape=None):
+    """`value` as a finite float64 array with `ndim` axes (an int or a tuple of ints) or `shape`."""
+    try:
+        found = np.asarray(value)
+        if found.dtype.kind not in "biuf":
+            raise TypeError(f"dtype {found.dtype}")
+        found = found.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected real numbers in a regular array, got {error}") from None
+    if shape is not None and found.shape != tuple(shape):
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {found.shape}")
+    if ndim is not None and found.ndim not in np.atleast_1d(ndim):
+        raise ValueError(f"{name}: expected {ndim} axes, got shape {found.shape}")
+    if found.size == 0:
+        raise ValueError(f"{name}: expected at least one number, got shape {found.shape}")
+    bad = np.flatnonzero(~np.isfinite(found))
+    if bad.size:
+        where = tuple(int(i) for i in np.unravel_index(bad[0], found.shape))
+        raise ValueError(f"{name}: expected finite numbers, got {found[where]} at index {where}")
+    return found
+
+
+def same_shape(ndim=None, **values):
+    """All `values` as finite float64 arrays of one shape."""
+    arrays = {name: array(name, value, ndim) for name, value in values.items()}
+    first, want = next((name, a.shape) for name, a in arrays.items())
+    for name, a in arrays.items():
+        if a.shape != want:
+            raise ValueError(f"{name}: expected shape {want} as {first}, got {a.shape}")
+    return tuple(arrays.values())
+
+
+def flags(name, value, shape):
+    """`value` as a bool array of `shape`; numbers other than 0 and 1 are refused."""
+    found = array(name, value, shape=shape)
+    if not np.isin(found, (0.0, 1.0)).all():
+        raise ValueError(f"{name}: expected flags (bool, or 0 and 1), got {found[~np.isin(found, (0, 1))][0]}")
+    return found.astype(bool)
+
+
+def indices(name, value, n, shape=None, ndim=None):
+    """`value` as an int64 array of indices 0..n-1."""
+    found = array(name, value, ndim, shape)
+    if (found != np.floor(found)).any() or found.min() < 0 or found.max() >= n:
+        raise ValueError(f"{name}: expected whole numbers from 0 to {n - 1}, got {found.min()} to {found.max()}")
+    return found.astype(np.int64)
+
+
+def number(name, value, low=-np.inf, high=np.inf, open_high=False):
+    """`value` as a finite float with low <= value <= high (value < high where `open_high`)."""
+    found = float(array(name, value, shape=()))
+    if found < low or found > high or (open_high and found == high):
+        raise ValueError(f"{name}: expected a number in [{low:g}, {high:g}{')' if open_high else ']'}, got {found:g}")
+    return found
+
+
+def integer(name, value, low=1):
+    """`value` as an int, at least `low`."""
+    found = number(name, value, low)
+    if found != int(found):
+        raise ValueError(f"{name}: expected a whole number, got {found:g}")
+    return int(found)
+
+
+def distributions(name, value, shape=None, ndim=None):
+    """`value` as an array whose last axis holds probability distributions."""
+    found = array(name, value, ndim, shape)
+    if found.min() < 0:
+        raise ValueError(f"{name}: expected probabilities, got the negative number {found.min():g}")
+    sums = found.sum(axis=-1)
+    worst = np.unravel_index(np.argmax(np.abs(sums - 1)), sums.shape)
+    if abs(sums[worst] - 1) > SUM_TOLERANCE:
+        where = f" (row {tuple(int(i) for i in worst)})" if worst else ""
+        raise ValueError(f"{name}: expected each row to sum to 1, got {sums[worst]:.12g}{where}")
+    return found

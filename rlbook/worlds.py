@@ -1,0 +1,118 @@
+"""The toy worlds of the book, as exact MDPs and as registered gymnasium environments."""
+
+import numpy as np
+from gymnasium.envs.registration import register, registry
+
+from rlbook import validate
+from rlbook.mdp import TabularMDP
+
+
+def two_state(gamma=0.9):
+    """A two-state, two-action world small enough to check by hand; used throughout chapter 2.
+
+    In state 0 action 0 pays 1; in state 1 action 1 pays 2. Both actions move the state at random,
+    so no action is simply "stay". Starts in state 0.
+    """
+    P = [[[0.9, 0.1], [0.2, 0.8]], [[0.6, 0.4], [0.1, 0.9]]]
+    return TabularMDP(P, r=[[1, 0], [0, 2]], rho=[1, 0], gamma=gamma)
+
+
+def random_mdp(rng, n_states, n_actions, gamma=0.9):
+    """A random world: transition rows from Dirichlet(1/2), rewards N(0, 1), first state Dirichlet(1).
+
+    rng is a NumPy generator or an int seed.
+    """
+    rng = np.random.default_rng(rng)
+    n_states, n_actions = validate.integer("n_states", n_states), validate.integer("n_actions", n_actions)
+    P = rng.dirichlet(np.full(n_states, 0.5), size=(n_states, n_actions))
+    r = rng.standard_normal((n_states, n_actions))
+    return TabularMDP(P, r, rng.dirichlet(np.ones(n_states)), gamma)
+
+
+def random_walk(n=5, gamma=0.9):
+    """A walk on n states in a row; stepping off the right end pays 1, off the left end 0.
+
+    States 0..n-1 and a terminal state n; actions (left, right); starts in the middle. With the
+    uniform policy this is the classic test of TD prediction. Source: Sutton and Barto 2018, Ex. 6.2.
+    """
+    n = validate.integer("n", n)
+    P, r = np.zeros((n + 1, 2, n + 1)), np.zeros((n + 1, 2))
+    for s in range(n):
+        P[s, 0, s - 1 if s > 0 else n] = 1
+        P[s, 1, s + 1] = 1  # state n, the terminal one, lies to the right of the last
+    P[n, :, n] = 1
+    r[n - 1, 1] = 1
+    return TabularMDP(P, r, np.eye(n + 1)[n // 2], gamma)
+
+
+def fork(gamma=0.9):
+    """A -> B or C with probability 1/2; B pays 1 on its way out, C pays 0.
+
+    States (A, B, C, end), one action. The values are (gamma/2, 1, 0, 0); minimising the squared TD
+    error through both of its values does not find them.
+    """
+    P = np.zeros((4, 1, 4))
+    P[0, 0, 1:3] = 0.5
+    P[1:, 0, 3] = 1
+    return TabularMDP(P, r=[[0], [1], [0], [0]], rho=[1, 0, 0, 0], gamma=gamma)
+
+
+def surrogate_cliff(gamma=0.9, M=100.0):
+    """Ex. 4.1.1: a rarely visited state where one action pays -M.
+
+    States (s0, s1, end). In s0: a0 ends the episode, a1 leads to s1. In s1: g pays 1, b pays -M,
+    both end the episode. Actions are (a0, a1) in s0 and (g, b) in s1.
+    """
+    M = validate.number("M", M, low=0.0)
+    P = np.zeros((3, 2, 3))
+    P[0, 0, 2] = P[0, 1, 1] = 1
+    P[1:, :, 2] = 1
+    return TabularMDP(P, r=[[0, 0], [1, -M], [0, 0]], rho=[1, 0, 0], gamma=gamma)
+
+
+def horizon_bandit(H, gamma=0.9, one_shot=True):
+    """Ex. 4.1.2: H actions that change nothing, then a reward of 1.
+
+    States: one for each of the H steps, then s_end where the reward is paid. With `one_shot` it is
+    paid once (a further, silent state follows) and J = gamma^H for every policy, as the book states.
+    Without, s_end is absorbing and pays for ever, as the book defines it: J = gamma^H / (1 - gamma).
+    """
+    H = validate.integer("H", H)
+    n = H + 2 if one_shot else H + 1
+    P, r = np.zeros((n, 2, n)), np.zeros((n, 2))
+    steps = np.arange(n)
+    P[steps, :, np.minimum(steps + 1, n - 1)] = 1
+    r[H] = 1
+    return TabularMDP(P, r, np.eye(n)[0], gamma)
+
+
+ENVIRONMENTS = {
+    "TwoState": (two_state, 200),
+    "RandomWalk": (random_walk, 1000),
+    "Fork": (fork, 10),
+    "SurrogateCliff": (surrogate_cliff, 10),
+    "HorizonBandit": (horizon_bandit, 200),
+}
+
+
+def make_env(world, **options):
+    """The gymnasium environment of a world by name, without a time limit; options go to the world."""
+    if world not in ENVIRONMENTS:
+        raise ValueError(f"world: expected one of {', '.join(ENVIRONMENTS)}, got {world!r}")
+    options = {"H": 10, **options} if world == "HorizonBandit" else options
+    return ENVIRONMENTS[world][0](**options).env()
+
+
+def register_envs():
+    """Make the worlds known to `gymnasium.make`, as `rlbook/TwoState-v0` and so on."""
+    for world, (_, max_steps) in ENVIRONMENTS.items():
+        if f"rlbook/{world}-v0" not in registry:
+            register(
+                id=f"rlbook/{world}-v0",
+                entry_point="rlbook.worlds:make_env",
+                kwargs={"world": world},
+                max_episode_steps=max_steps,
+            )
+
+
+register_envs()
