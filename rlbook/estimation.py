@@ -50,7 +50,9 @@ def importance_weights(p, q):
     uncovered = (p > 0) & (q == 0)
     if uncovered.any():
         where = tuple(int(i) for i in np.argwhere(uncovered)[0])
-        raise ValueError(f"q: expected q > 0 wherever p > 0, got q = 0 where p = {p[where]:g} at index {where}")
+        raise ValueError(
+            f"q: expected q > 0 wherever p > 0, got q = 0 where p = {p[where]:g} at index {where}"
+        )
     return np.divide(p, q, out=np.zeros_like(p), where=q > 0)
 
 
@@ -76,10 +78,8 @@ def self_normalised(f, w):
     Raises ValueError where all weights of a row are zero: then nothing is known about p.
     """
     f, w = _weighted(f, w)
-    total = w.sum(axis=-1)
-    if (total == 0).any():
-        raise ValueError("w: expected at least one positive weight in each row, got all zero")
-    return _scalar((w * f).sum(axis=-1) / total)
+    w = _relative(w)
+    return _scalar((w * f).sum(axis=-1) / w.sum(axis=-1))
 
 
 def effective_sample_size(w):
@@ -90,10 +90,7 @@ def effective_sample_size(w):
     w = validate.array("w", w, ndim=(1, 2, 3))
     if w.min() < 0:
         raise ValueError(f"w: expected weights >= 0, got {w.min():g}")
-    top = w.max(axis=-1, keepdims=True)
-    if (top == 0).any():
-        raise ValueError("w: expected at least one positive weight in each row, got all zero")
-    w = w / top  # the size does not depend on the scale, and squares of huge weights overflow
+    w = _relative(w)
     return _scalar(w.sum(axis=-1) ** 2 / (w**2).sum(axis=-1))
 
 
@@ -173,6 +170,14 @@ def _weighted(f, w):
     if w.min() < 0:
         raise ValueError(f"w: expected weights >= 0, got {w.min():g}")
     return f, w
+
+
+def _relative(w):
+    """Weights over the largest of their row: a common scale drops out, and sums do not overflow."""
+    top = w.max(axis=-1, keepdims=True)
+    if (top == 0).any():
+        raise ValueError("w: expected at least one positive weight in each row, got all zero")
+    return w / top
 
 
 def _average(x):

@@ -46,7 +46,7 @@ class Row:
 
 
 def load(path=PATH) -> tuple[Row, ...]:
-    """The rows of the ledger: the book in its order, then the paper. Raises ValueError on a malformed file."""
+    """The rows: the book in its order, then the paper. Raises ValueError on a malformed file."""
     header, *lines = list(csv.reader(Path(path).read_text(encoding="utf-8").splitlines())) or [[]]
     if header != HEADER:
         raise ValueError(f"ledger header: got {header}, expected {HEADER}")
@@ -72,7 +72,7 @@ def cited(markdown: str) -> set[str]:
 
 
 def problems(root) -> list[str]:
-    """What the ledger or the notebooks under `root` say that is not true, one line each; [] if all is well."""
+    """What is not true in the ledger or in the notebooks under `root`, one line each; [] if all is well."""
     root = Path(root)
     if not (root / "notebooks").is_dir():
         raise ValueError(f"root: {root} has no folder notebooks, expected the root of the repository")

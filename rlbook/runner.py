@@ -13,7 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MODES = ("fast", "full", "smoke")
+from rlbook.notebook import MODES
+
 KERNELSPEC = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 CHECK_LINE = re.compile(r"^(PASS|TODO|FAIL) (\w+\.\w+):?(?: (.*))?$", re.MULTILINE)
 KERNEL_ENV = {
@@ -60,9 +61,6 @@ class Run:
         return " ".join([*words, "ERROR"] if self.error else words) or "-"
 
 
-# --- which notebooks ---------------------------------------------------------------------------------
-
-
 def folder(root=None):
     """The notebooks' folder: `root` if given, else the one beside the package, else ./notebooks."""
     beside = Path(__file__).resolve().parent.parent / "notebooks"
@@ -80,11 +78,10 @@ def notebooks(root=None, names=()):
     wanted = {Path(name).name.removesuffix(".ipynb") for name in names}
     unknown = [name for name in wanted if not any(name in (key, path.stem) for key, path in known.items())]
     if unknown:
-        raise ValueError(f"names: no notebook {', '.join(sorted(unknown))}; known: {', '.join(known) or 'none'}")
+        raise ValueError(
+            f"names: no notebook {', '.join(sorted(unknown))}; known: {', '.join(known) or 'none'}"
+        )
     return [path for key, path in known.items() if not wanted or {key, path.stem} & wanted]
-
-
-# --- exercises: solutions and wrong answers ----------------------------------------------------------
 
 
 def solutions(name, root=None):
@@ -130,18 +127,26 @@ def inject(notebook, sources):
     return copy
 
 
-# --- execution ---------------------------------------------------------------------------------------
-
-
 def read(path):
     """The notebook at `path`; ValueError if the file is no notebook."""
     import nbformat
 
     try:
-        return nbformat.read(path, as_version=4)
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, AttributeError, TypeError) as error:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        return notebook
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, nbformat.ValidationError) as error:
         what = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ValueError(f"notebook: {path} cannot be read as a notebook ({what})") from error
+
+
+def clear(notebook):
+    """Remove all outputs, execution counts and the state of widgets, in place."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return notebook
 
 
 def cell_name(cell, index):
@@ -227,11 +232,7 @@ def execute(notebook, mode="fast", strict=False, timeout=600, name=None, cwd=Non
         name, cwd, nb = name or path.stem, cwd or path.parent, read(path)
     else:
         nb, cwd = nbformat.from_dict(notebook), cwd or Path.cwd()
-    run = Run(name or "notebook", nb)
-    for cell in nb.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-
+    run = Run(name or "notebook", clear(nb))
     client = NotebookClient(
         nb,
         km=_kernel_manager(),
@@ -240,6 +241,7 @@ def execute(notebook, mode="fast", strict=False, timeout=600, name=None, cwd=Non
         record_timing=False,
         coalesce_streams=True,
         shutdown_kernel="immediate",
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no note on encryption for each kernel
     )
     start, index, alive = time.perf_counter(), 0, True
     try:
@@ -267,9 +269,6 @@ def execute(notebook, mode="fast", strict=False, timeout=600, name=None, cwd=Non
     return run
 
 
-# --- the jobs: book, refresh, solved copies ----------------------------------------------------------
-
-
 def _bar(paths, progress):
     """A tqdm bar over all cells of `paths`; off a terminal it prints a line every ten seconds."""
     from tqdm import tqdm
@@ -287,7 +286,7 @@ def _execute_all(paths, mode, progress):
             yield path, execute(path, mode, on_cell=bar.update)
 
 
-def html(notebook, name):
+def to_html(notebook, name):
     """The notebook as one HTML page with alt texts; only the maths script (MathJax) needs the network."""
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
@@ -295,6 +294,15 @@ def html(notebook, name):
     loader = DictLoader({"rlbook.html.j2": HTML_TEMPLATE})
     exporter = HTMLExporter(template_name="lab", template_file="rlbook.html.j2", extra_loaders=[loader])
     return exporter.from_notebook_node(notebook, resources={"metadata": {"name": name}})[0]
+
+
+def _output_folder(out, root):
+    """`out` as a folder that exists and is not the notebooks' own."""
+    out = Path(out)
+    if out.resolve() == folder(root).resolve():
+        raise ValueError(f"out: got {out}, the notebooks' own folder; expected another one")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
 
 
 def table(runs):
@@ -311,25 +319,22 @@ def table(runs):
     lines.append(row(f"total: {len(runs)} notebooks", seconds, peak, f"{bad} failed" if bad else "all ran"))
     lines += [f"ERROR {run.name}, {run.error}" for run in runs if run.error]
     for run in runs:
-        lines += [f"FAIL {run.name}, {i}: {text}" for i, (state, text) in run.checks.items() if state == "FAIL"]
+        lines += [
+            f"FAIL {run.name}, {i}: {text}" for i, (state, text) in run.checks.items() if state == "FAIL"
+        ]
     return "\n".join(lines)
 
 
-def run_book(names=(), out="build/book", mode="fast", with_html=True, progress=True, root=None):
+def run_book(names=(), out="build/book", mode="fast", html=True, progress=True, root=None):
     """Execute notebooks in order, write the executed copies (.ipynb, .html) to `out`, print the table."""
     import nbformat
 
-    out = Path(out)
-    if out.resolve() == folder(root).resolve():
-        raise ValueError(f"out: got {out}, the notebooks' own folder; expected another one")
-    paths = notebooks(root, names)
-    out.mkdir(parents=True, exist_ok=True)
-    runs = []
+    paths, out, runs = notebooks(root, names), _output_folder(out, root), []
     for path, run in _execute_all(paths, mode, progress):
         runs.append(run)
         nbformat.write(run.notebook, out / path.name)
-        if with_html:
-            (out / f"{path.stem}.html").write_text(html(run.notebook, path.stem), encoding="utf-8")
+        if html:
+            (out / f"{path.stem}.html").write_text(to_html(run.notebook, path.stem), encoding="utf-8")
     print(table(runs))
     return runs
 
@@ -340,7 +345,7 @@ def normalise(notebook):
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     count, used = 0, set()
     for index, cell in enumerate(notebook.cells):
-        for key in ("execution", "ExecuteTime"):
+        for key in ("execution", "ExecuteTime", "lines_to_next_cell"):  # timings; what editors leave behind
             cell.metadata.pop(key, None)
         name = str(cell.metadata.get("name", ""))
         valid = re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) and name not in used
@@ -363,7 +368,8 @@ def refresh(names=(), progress=True, root=None):
     for path, run in _execute_all(notebooks(root, names), "fast", progress):
         runs.append(run)
         if run.error is None:
-            path.write_text(nbformat.writes(normalise(run.notebook)) + "\n", encoding="utf-8")
+            text = nbformat.writes(normalise(run.notebook)) + "\n"
+            path.write_text(text, encoding="utf-8", newline="\n")
     return runs
 
 
@@ -371,16 +377,9 @@ def write_solutions(out, names=(), root=None):
     """Write solved copies of the notebooks, without outputs, to `out`; returns their paths."""
     import nbformat
 
-    out = Path(out)
-    if out.resolve() == folder(root).resolve():
-        raise ValueError(f"out: got {out}, the notebooks' own folder; expected another one")
-    out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for path in notebooks(root, names):
-        solved = inject(read(path), solutions(path.stem, root)[0])
-        for cell in solved.cells:
-            if cell.cell_type == "code":
-                cell.outputs, cell.execution_count = [], None
+    paths, out, written = notebooks(root, names), _output_folder(out, root), []
+    for path in paths:
+        solved = clear(inject(read(path), solutions(path.stem, root)[0]))
         nbformat.write(solved, out / path.name)
         written.append(out / path.name)
     return written

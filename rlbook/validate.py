@@ -45,15 +45,18 @@ def flags(name, value, shape):
     """`value` as a bool array of `shape`; numbers other than 0 and 1 are refused."""
     found = array(name, value, shape=shape)
     if not np.isin(found, (0.0, 1.0)).all():
-        raise ValueError(f"{name}: expected flags (bool, or 0 and 1), got {found[~np.isin(found, (0, 1))][0]}")
+        raise ValueError(
+            f"{name}: expected flags (bool, or 0 and 1), got {found[~np.isin(found, (0, 1))][0]}"
+        )
     return found.astype(bool)
 
 
 def indices(name, value, n, shape=None, ndim=None):
     """`value` as an int64 array of indices 0..n-1."""
     found = array(name, value, ndim, shape)
-    if (found != np.floor(found)).any() or found.min() < 0 or found.max() >= n:
-        raise ValueError(f"{name}: expected whole numbers from 0 to {n - 1}, got {found.min()} to {found.max()}")
+    bad = (found != np.floor(found)) | (found < 0) | (found >= n)
+    if bad.any():
+        raise ValueError(f"{name}: expected whole numbers from 0 to {n - 1}, got {found[bad][0]:g}")
     return found.astype(np.int64)
 
 
@@ -61,7 +64,9 @@ def number(name, value, low=-np.inf, high=np.inf, open_high=False):
     """`value` as a finite float with low <= value <= high (value < high where `open_high`)."""
     found = float(array(name, value, shape=()))
     if found < low or found > high or (open_high and found == high):
-        raise ValueError(f"{name}: expected a number in [{low:g}, {high:g}{')' if open_high else ']'}, got {found:g}")
+        raise ValueError(
+            f"{name}: expected a number in [{low:g}, {high:g}{')' if open_high else ']'}, got {found:g}"
+        )
     return found
 
 
