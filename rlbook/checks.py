@@ -212,7 +212,9 @@ def report():
     """Print how the exercises and predictions of this notebook stand."""
     states = [verdict.state for verdict in _verdicts.values()]
     made = sum(guess is not None for guess in _guesses.values())
-    print(f"Exercises: {states.count('PASS')} pass, {states.count('FAIL')} fail, {states.count('TODO')} to do.")
+    print(
+        f"Exercises: {states.count('PASS')} pass, {states.count('FAIL')} fail, {states.count('TODO')} to do."
+    )
     print(f"Predictions: {made} of {len(_guesses)} made.")
 
 

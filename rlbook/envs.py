@@ -40,7 +40,9 @@ class TabularEnv(gymnasium.Env):
         if self.state is None:
             raise ValueError("step: expected a call of reset() first")
         if not self.action_space.contains(action):
-            raise ValueError(f"action: expected a whole number from 0 to {self.mdp.n_actions - 1}, got {action!r}")
+            raise ValueError(
+                f"action: expected a whole number from 0 to {self.mdp.n_actions - 1}, got {action!r}"
+            )
         reward = float(self.mdp.r[self.state, action])
         self.state = self._draw(self.mdp.P[self.state, action])
         return self.state, reward, bool(self.mdp.terminal[self.state]), False, {}

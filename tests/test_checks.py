@@ -24,7 +24,10 @@ def fresh(monkeypatch):
             checks.attempt(answer, np.array([1.0, 3.0])),
             [2.0, 6.0],
             "x = (1, 3)",
-            mistakes={"squares": ([1.0, 9.0], "Twice, not squared."), "sums": (8.0, "One number for each x.")},
+            mistakes={
+                "squares": ([1.0, 9.0], "Twice, not squared."),
+                "sums": (8.0, "One number for each x."),
+            },
         )
 
 
@@ -129,7 +132,13 @@ def test_an_id_cannot_be_registered_twice():
 
 @pytest.mark.parametrize(
     ("got", "state", "mistake"),
-    [("b", "PASS", None), ("a", "FAIL", "too early"), ("z", "FAIL", None), (3, "FAIL", None), (None, "TODO", None)],
+    [
+        ("b", "PASS", None),
+        ("a", "FAIL", "too early"),
+        ("z", "FAIL", None),
+        (3, "FAIL", None),
+        (None, "TODO", None),
+    ],
 )
 def test_a_choice_has_one_right_letter(got, state, mistake):
     @checks.exercise("99.2", "Pick", answer="pick")

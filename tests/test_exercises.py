@@ -9,7 +9,10 @@ CHAPTERS = {path.name.split("_")[0]: path for path in runner.notebooks()}
 SOLUTIONS = {chapter: runner.solutions(chapter) for chapter in CHAPTERS}
 EXERCISES = [(chapter, id) for chapter, (solved, _) in SOLUTIONS.items() for id in solved]
 MUTANTS = [
-    (chapter, id, name) for chapter, (_, wrong) in SOLUTIONS.items() for id, names in wrong.items() for name in names
+    (chapter, id, name)
+    for chapter, (_, wrong) in SOLUTIONS.items()
+    for id, names in wrong.items()
+    for name in names
 ]
 
 

@@ -107,7 +107,8 @@ def test_load_refuses_a_malformed_file(tmp_path, text, message):
         ("```f(3)``` opens no block; (4)\n\n(5)", "(4), (5)"),
         ("1. item\n\n   ```\n   (3)\n   ```\n   (4)\n\n```\n(5) never closed", "(4)"),
         ("maths $(4)$, $$\nx (5) \\tag{6}\n$$ and $f$(7) but (8)", "(8)"),
-        ("costs $5 (17), or \\$6 (18), or 7$", "(17), (18)"),
+        ("costs $5 (17), or $6", "(17)"),
+        ("costs \\$6 (18), or 7$", "(18)"),
         ("[(17)](#eq-(18)), [a](b_(19).html) (20), <https://x.org/(21)>", "(17), (20)"),
     ],
 )

@@ -70,14 +70,22 @@ def test_every_figure_has_alt_text_and_a_table_of_its_data(path):
                 alt = output.metadata.get("image/png", {}).get("alt", "")
                 assert len(alt) > 60, f"{cell.metadata.name}: say what the figure shows"
                 nearby = "\n".join(c.source for c in code[position : position + 2])
-                assert "plots.table(" in nearby, f"{cell.metadata.name}: no table of the figure's data follows"
+                assert "plots.table(" in nearby, (
+                    f"{cell.metadata.name}: no table of the figure's data follows"
+                )
 
 
 @notebook_files
 def test_colours_come_from_the_palette(path):
     for cell in cells(path, "code"):
         for node in ast.walk(ast.parse(cell.source)):
-            if isinstance(node, ast.keyword) and node.arg in {"color", "c", "colors", "facecolor", "edgecolor"}:
+            if isinstance(node, ast.keyword) and node.arg in {
+                "color",
+                "c",
+                "colors",
+                "facecolor",
+                "edgecolor",
+            }:
                 assert not isinstance(node.value, ast.Constant) or node.value.value in ("none", "white"), (
                     f"{cell.metadata.name}: take the colour from rlbook.plots"
                 )
@@ -103,7 +111,10 @@ def test_every_exercise_stands_in_exactly_one_notebook():
     ]
     assert len(tagged) == len(set(tagged)) >= 12
     checked = [
-        id for path in PATHS for cell in cells(path, "code") for id in re.findall(r'\bcheck\("([^"]+)"', cell.source)
+        id
+        for path in PATHS
+        for cell in cells(path, "code")
+        for id in re.findall(r'\bcheck\("([^"]+)"', cell.source)
     ]
     assert sorted(checked) == sorted(tagged)
     assert all(checks.get(id).title for id in tagged)
@@ -112,7 +123,10 @@ def test_every_exercise_stands_in_exactly_one_notebook():
 @notebook_files
 def test_the_stored_outputs_are_those_of_the_unsolved_notebook(path):
     text = "".join(
-        output.get("text", "") for cell in cells(path, "code") for output in cell.outputs if output.get("name") == "stdout"
+        output.get("text", "")
+        for cell in cells(path, "code")
+        for output in cell.outputs
+        if output.get("name") == "stdout"
     )
     assert "\nTODO " in "\n" + text
     assert "\nPASS " not in "\n" + text and "\nFAIL " not in "\n" + text

@@ -17,7 +17,10 @@ def discounted_return(answer):
             "discounts from the first step": (4.707, "The first reward counts in full."),
             "same discount for all later steps": (5.5, "The third reward is discounted twice."),
             "discounts the wrong end": (5.61, "The first reward counts most, not the last."),
-            "a return for every step": ([5.23, 4.7, 3.0], "Only the return from the first step is asked for."),
+            "a return for every step": (
+                [5.23, 4.7, 3.0],
+                "Only the return from the first step is asked for.",
+            ),
         },
     )
     # by hand: 0 - 2 * 0.5 + 4 * 0.25 + 8 * 0.125 = 1
