@@ -37,7 +37,7 @@ ifneq ($(STALE),)
 .PHONY: .venv/.done
 endif
 .venv/.done: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "rlbook needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Try: make setup PYTHON=python3.12"; \
 	  exit 1; }
 	@if [ -n "$(STALE)" ]; then echo "Making .venv anew: $(STALE)."; fi

@@ -101,7 +101,7 @@ def _grade(args):
 def grade_rows(file):
     """Rows (file, exercise, state, message, seconds) of one notebook handed in.
 
-    state: PASS, TODO or FAIL as the notebook's own checks print it, NONE for an exercise without
+    state: as the notebook's own checks print it, NONE for an exercise without
     such a line, ERROR for a file that cannot be read or stops at an error.
     """
     try:

@@ -99,7 +99,7 @@ class TabularMDP:
         P_pi, r_pi = self.transition(pi)
         resolvent = np.eye(self.n_states) - self.gamma * P_pi
         V = np.linalg.solve(resolvent, r_pi)  # (26) V = r_pi + gamma P_pi V
-        Q = self.r + self.gamma * self.P @ V  # (25)
+        Q = self.r + self.gamma * (self.P @ V)  # (25)
         d = (1 - self.gamma) * np.linalg.solve(resolvent.T, self.rho)  # (19)
         return Evaluation(V, Q, Q - V[:, None], d, float(self.rho @ V))
 
@@ -128,7 +128,7 @@ class TabularMDP:
             pi = np.eye(self.n_actions)[action]
             found = self.evaluate(pi)
             gain = found.Q.max(axis=1) - found.Q[states, action]
-            better = gain > 1e-10 * max(1.0, np.abs(found.Q).max())
+            better = gain > 1e-10 * np.abs(found.Q).max()  # relative: rewards may have any unit
             if not better.any():
                 return pi, found.J
             action = np.where(better, found.Q.argmax(axis=1), action)

@@ -13,10 +13,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rlbook.html import to_html
 from rlbook.notebook import MODES
 
 KERNELSPEC = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-CHECK_LINE = re.compile(r"^(PASS|TODO|FAIL) (\w+\.\w+):?(?: (.*))?$", re.MULTILINE)
+STATES = ("PASS", "TODO", "FAIL")
+CHECK_LINE = re.compile(rf"^({'|'.join(STATES)}) (\w+\.\w+):?(?: (.*))?$", re.MULTILINE)
 KERNEL_ENV = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -25,16 +27,6 @@ KERNEL_ENV = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
 }
-# nbconvert 7.17 drops an output's alt text, and loads two scripts from the network that no page of ours uses.
-HTML_TEMPLATE = """{%- extends 'index.html.j2' -%}
-{%- block html_head_js -%}{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- endblock -%}
-{%- block data_png scoped -%}
-{%- set alt = output | get_metadata('alt', 'image/png') -%}
-{%- if alt is none -%}{{ super() }}
-{%- else -%}{{ super() | replace('<img ', '<img alt="' ~ (alt | escape_html) ~ '" ', 1) }}{%- endif -%}
-{%- endblock -%}
-"""
 
 
 @dataclass
@@ -57,7 +49,7 @@ class Run:
     def summary(self):
         """The checks in a few words, such as `3 PASS 1 FAIL`."""
         count = Counter(state for state, _ in self.checks.values())
-        words = [f"{count[state]} {state}" for state in ("PASS", "TODO", "FAIL") if count[state]]
+        words = [f"{count[state]} {state}" for state in STATES if count[state]]
         return " ".join([*words, "ERROR"] if self.error else words) or "-"
 
 
@@ -132,9 +124,7 @@ def read(path):
     import nbformat
 
     try:
-        notebook = nbformat.read(path, as_version=4)
-        nbformat.validate(notebook)
-        return notebook
+        return nbformat.read(path, as_version=4)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, nbformat.ValidationError) as error:
         what = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ValueError(f"notebook: {path} cannot be read as a notebook ({what})") from error
@@ -155,7 +145,7 @@ def cell_name(cell, index):
 
 
 def read_checks(notebook):
-    """The last PASS, TODO or FAIL line of each exercise in the outputs: id -> (state, message)."""
+    """The last verdict printed on each exercise in the outputs: id -> (state, message)."""
     checks = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -239,7 +229,6 @@ def execute(notebook, mode="fast", strict=False, timeout=600, name=None, cwd=Non
         timeout=timeout,
         resources={"metadata": {"path": str(cwd)}},
         record_timing=False,
-        coalesce_streams=True,
         shutdown_kernel="immediate",
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no note on encryption for each kernel
     )
@@ -265,8 +254,23 @@ def execute(notebook, mode="fast", strict=False, timeout=600, name=None, cwd=Non
         run.error = run.error or f"{type(error).__name__}: {error}"
     if run.error:
         run.error = f"cell {cell_name(nb.cells[index], index)}: " + run.error.strip().splitlines()[0][:300]
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _merged(cell.outputs)
     run.checks = read_checks(nb)
     return run
+
+
+def _merged(outputs):
+    """Pieces of one stream that follow each other as one output; where a figure stands between, two stay."""
+    merged = []
+    for output in outputs:
+        last = merged[-1] if merged else {}
+        if output.output_type == last.get("output_type") == "stream" and output.name == last.name:
+            last.text += output.text
+        else:
+            merged.append(output)
+    return merged
 
 
 def _bar(paths, progress):
@@ -284,16 +288,6 @@ def _execute_all(paths, mode, progress):
         for path in paths:
             bar.set_description(path.stem)
             yield path, execute(path, mode, on_cell=bar.update)
-
-
-def to_html(notebook, name):
-    """The notebook as one HTML page with alt texts; only the maths script (MathJax) needs the network."""
-    from jinja2 import DictLoader
-    from nbconvert import HTMLExporter
-
-    loader = DictLoader({"rlbook.html.j2": HTML_TEMPLATE})
-    exporter = HTMLExporter(template_name="lab", template_file="rlbook.html.j2", extra_loaders=[loader])
-    return exporter.from_notebook_node(notebook, resources={"metadata": {"name": name}})[0]
 
 
 def _output_folder(out, root):
@@ -340,10 +334,10 @@ def run_book(names=(), out="build/book", mode="fast", html=True, progress=True, 
 
 
 def normalise(notebook):
-    """Make a fresh run's notebook the same bytes each time: metadata, cell ids, execution counts."""
+    """Make a fresh run's notebook the same bytes each time: metadata and cell ids."""
     notebook.metadata = {"kernelspec": dict(KERNELSPEC), "language_info": {"name": "python"}}
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    count, used = 0, set()
+    used = set()
     for index, cell in enumerate(notebook.cells):
         for key in ("execution", "ExecuteTime", "lines_to_next_cell"):  # timings; what editors leave behind
             cell.metadata.pop(key, None)
@@ -351,12 +345,6 @@ def normalise(notebook):
         valid = re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) and name not in used
         cell.id = name if valid else f"cell-{index}"
         used.add(cell.id)
-        if cell.cell_type == "code":
-            count += bool(cell.source.strip())
-            cell.execution_count = count if cell.source.strip() else None
-            for output in cell.outputs:
-                if output.output_type == "execute_result":
-                    output.execution_count = count
     return notebook
 
 

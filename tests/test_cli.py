@@ -20,9 +20,6 @@ def write(path, *sources, tags=()):
     return str(path)
 
 
-# --- run, solutions, grade -----------------------------------------------------------------------------
-
-
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A folder with two notebooks, to which the command is directed."""
@@ -105,9 +102,6 @@ def test_a_missing_library_is_said_in_words(project, monkeypatch, capsys):
     assert cli.main(["run", "--out", str(project / "out")]) == 2
     message = capsys.readouterr().err
     assert "nbclient" in message and "make setup" in message and "Traceback" not in message
-
-
-# --- doctor --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

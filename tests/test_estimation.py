@@ -216,7 +216,7 @@ def test_the_score_function_gradient_is_the_derivative_of_the_expectation():
     features, theta, f = family()
     numeric = central_difference(lambda t: softmax(features @ t) @ f, theta)
     exact = score_function_gradient(f, softmax_score(features, theta), p=softmax(features @ theta))
-    np.testing.assert_allclose(exact, numeric, atol=1e-8)
+    np.testing.assert_allclose(exact, numeric, rtol=0, atol=1e-8)
     assert np.abs(numeric).max() > 0.1
 
 
@@ -227,7 +227,7 @@ def test_the_sampled_score_function_gradient_is_unbiased():
     samples, probability = all_samples(p, 3)
     mean = sum(w * score_function_gradient(f[i], score[i]) for i, w in zip(samples, probability, strict=True))
     numeric = central_difference(lambda t: softmax(features @ t) @ f, theta)
-    np.testing.assert_allclose(mean, numeric, atol=1e-8)
+    np.testing.assert_allclose(mean, numeric, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("f", [(0.0, 1.0), (2.0, -5.0), (3.0, 3.0)])
@@ -250,8 +250,8 @@ def test_the_softmax_score_is_the_derivative_of_the_log_probability():
         return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
     numeric = np.moveaxis(central_difference(log_pi, theta), 0, -1)
-    np.testing.assert_allclose(softmax_score(features, theta), numeric, atol=1e-9)
-    np.testing.assert_allclose(softmax_score(features[0], theta), numeric[0], atol=1e-9)
+    np.testing.assert_allclose(softmax_score(features, theta), numeric, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(softmax_score(features[0], theta), numeric[0], rtol=0, atol=1e-9)
 
 
 def test_softmax_by_hand_and_far_from_zero():
@@ -264,10 +264,10 @@ def test_a_baseline_that_ignores_the_sample_is_free():
     """Remark 1.4: the scores average to zero, so any b leaves the expectation where it was."""
     features, theta, f = family()
     p, score = softmax(features @ theta), softmax_score(features, theta)
-    np.testing.assert_allclose(p @ score, 0, atol=1e-15)
+    np.testing.assert_allclose(p @ score, 0, rtol=0, atol=1e-15)
     numeric = central_difference(lambda t: softmax(features @ t) @ f, theta)
     for b in (-7.0, p @ f, 100.0):
-        np.testing.assert_allclose(score_function_gradient(f, score, b, p), numeric, atol=1e-8)
+        np.testing.assert_allclose(score_function_gradient(f, score, b, p), numeric, rtol=0, atol=1e-8)
 
 
 def test_a_baseline_lowers_the_variance():
@@ -291,7 +291,7 @@ def test_the_mean_of_the_own_sample_is_no_free_baseline(n):
         for i, w in zip(samples, probability, strict=True)
     )
     numeric = central_difference(lambda t: softmax(features @ t) @ f, theta)
-    np.testing.assert_allclose(biased, (1 - 1 / n) * numeric, atol=1e-8)
+    np.testing.assert_allclose(biased, (1 - 1 / n) * numeric, rtol=0, atol=1e-8)
 
 
 def test_a_baseline_may_differ_from_sample_to_sample():
@@ -304,4 +304,4 @@ def test_a_baseline_may_differ_from_sample_to_sample():
         for i, w in zip(samples, probability, strict=True)
     )
     numeric = central_difference(lambda t: softmax(features @ t) @ f, theta)
-    np.testing.assert_allclose(mean, numeric, atol=1e-8)
+    np.testing.assert_allclose(mean, numeric, rtol=0, atol=1e-8)

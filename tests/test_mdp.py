@@ -86,7 +86,7 @@ def test_an_mdp_is_five_checked_tables_that_nobody_can_change():
     P = np.array(M2.P)
     mdp = TabularMDP(P, M2.r, M2.rho, 0.9)
     P[0, 0] = 7
-    np.testing.assert_allclose(mdp.P.sum(axis=2), 1, atol=1e-15)
+    np.testing.assert_allclose(mdp.P.sum(axis=2), 1, rtol=0, atol=1e-15)
     assert mdp.P[0, 0].tolist() == [0.9, 0.1]
     assert (mdp.n_states, mdp.n_actions, mdp.gamma) == (2, 2, 0.9)
     for table in (mdp.P, mdp.r, mdp.rho):
@@ -153,9 +153,17 @@ def test_a_sampled_rollout_stays_silent_in_a_terminal_state():
     assert set(np.unique(walk.reward[:, 1])) == {-100.0, 0.0, 1.0}
 
 
-def test_zero_probability_is_never_sampled():
-    walk = M2.sample([[1, 0], [0, 1]], n=2000, horizon=5, rng=0)
-    assert (walk.action == walk.state[:, :-1]).all()
+class LowestDraw(np.random.Generator):
+    """A generator whose uniform numbers are all 0, the rarest draw of the half-open interval [0, 1)."""
+
+    def random(self, size):
+        return np.zeros(size)
+
+
+@pytest.mark.parametrize("rng", [0, LowestDraw(np.random.PCG64())], ids=["seed", "lowest draw"])
+def test_zero_probability_is_never_sampled(rng):
+    walk = M2.sample([[0, 1], [1, 0]], n=2000, horizon=5, rng=rng)
+    assert (walk.action == 1 - walk.state[:, :-1]).all()
 
 
 def test_only_silent_states_that_nothing_leaves_are_terminal():
@@ -179,14 +187,14 @@ def test_the_law_of_the_state_at_step_t_is_the_sum_over_paths(t):
             for k in range(t):
                 p *= pi[states[k], actions[k]] * mdp.P[states[k], actions[k], states[k + 1]]
             want[states[-1]] += p
-    np.testing.assert_allclose(mdp.state_law(pi, t), want, atol=1e-15)
+    np.testing.assert_allclose(mdp.state_law(pi, t), want, rtol=0, atol=1e-15)
 
 
 def test_one_step_under_the_policy_by_hand():
     """transition() on M2 with pi = (1/2, 1/2), (1/4, 3/4): rows and mean rewards worked out on paper."""
     P_pi, r_pi = M2.transition([[0.5, 0.5], [0.25, 0.75]])
-    np.testing.assert_allclose(P_pi, [[0.55, 0.45], [0.225, 0.775]], atol=1e-15)
-    np.testing.assert_allclose(r_pi, [0.5, 1.5], atol=1e-15)
+    np.testing.assert_allclose(P_pi, [[0.55, 0.45], [0.225, 0.775]], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(r_pi, [0.5, 1.5], rtol=0, atol=1e-15)
 
 
 # --- performance, values, occupancies: (16)-(23) ----------------------------------------------------
@@ -196,10 +204,10 @@ def test_the_two_state_world_gives_the_known_numbers():
     """(17)-(23) on M2: reference numbers from an independent computation, six decimals."""
     found = M2.evaluate(PI)
     assert found.J == pytest.approx(4.547626, abs=5e-7)
-    np.testing.assert_allclose(found.V, [4.547626, 4.707788], atol=5e-7)
-    np.testing.assert_allclose(found.Q, [[5.107278, 4.208180], [4.150522, 6.222595]], atol=5e-7)
-    np.testing.assert_allclose(found.A, [[0.559652, -0.339446], [-0.557266, 1.514807]], atol=5e-7)
-    np.testing.assert_allclose(found.d, [0.518393, 0.481607], atol=5e-7)
+    np.testing.assert_allclose(found.V, [4.547626, 4.707788], rtol=0, atol=5e-7)
+    np.testing.assert_allclose(found.Q, [[5.107278, 4.208180], [4.150522, 6.222595]], rtol=0, atol=5e-7)
+    np.testing.assert_allclose(found.A, [[0.559652, -0.339446], [-0.557266, 1.514807]], rtol=0, atol=5e-7)
+    np.testing.assert_allclose(found.d, [0.518393, 0.481607], rtol=0, atol=5e-7)
 
 
 def summed_return(rho):
@@ -216,7 +224,7 @@ def sampled_return(rho):
 
 
 def test_performance_is_the_discounted_sum_of_expected_rewards():
-    """(17), and (18) for what is maximised: gamma^t times the mean reward at step t."""
+    """(17): gamma^t times the mean reward at step t, from two laws of the first state."""
     assert M2.evaluate(PI).J == pytest.approx(summed_return(M2.rho), abs=1e-7)
     rho = [0.3, 0.7]
     assert TabularMDP(M2.P, M2.r, rho, 0.9).evaluate(PI).J == pytest.approx(summed_return(rho), abs=1e-7)
@@ -255,7 +263,7 @@ def test_the_occupancy_is_the_discounted_sum_of_state_laws():
         pi, steps = softmax(logits), int(np.ceil(np.log(1e-13) / np.log(mdp.gamma)))
         want = (1 - mdp.gamma) * mdp.gamma ** np.arange(steps) @ state_laws(mdp, pi, steps)
         found = mdp.evaluate(pi)
-        np.testing.assert_allclose(found.d, want, atol=1e-12)
+        np.testing.assert_allclose(found.d, want, rtol=0, atol=1e-12)
         assert found.d.sum() == pytest.approx(1, abs=1e-12)
 
 
@@ -269,7 +277,7 @@ def test_the_state_action_occupancy_factors_and_weighs_rewards():
             occupancy += (1 - mdp.gamma) * mdp.gamma**t * pair
             pair = pair @ chain
         found = mdp.evaluate(pi)
-        np.testing.assert_allclose((found.d[:, None] * pi).ravel(), occupancy, atol=1e-12)
+        np.testing.assert_allclose((found.d[:, None] * pi).ravel(), occupancy, rtol=0, atol=1e-12)
         assert occupancy @ mdp.r.ravel() / (1 - mdp.gamma) == pytest.approx(found.J, abs=1e-10)
 
 
@@ -279,9 +287,9 @@ def test_evaluate_agrees_with_value_iteration_on_100_random_mdps():
         pi = softmax(logits)
         V, Q = value_iteration(mdp, lambda Q, pi=pi: (pi * Q).sum(axis=1))
         found = mdp.evaluate(pi)
-        np.testing.assert_allclose(found.V, V, atol=1e-8)
-        np.testing.assert_allclose(found.Q, Q, atol=1e-8)
-        np.testing.assert_allclose(found.A, Q - V[:, None], atol=1e-8)
+        np.testing.assert_allclose(found.V, V, rtol=0, atol=1e-8)
+        np.testing.assert_allclose(found.Q, Q, rtol=0, atol=1e-8)
+        np.testing.assert_allclose(found.A, Q - V[:, None], rtol=0, atol=1e-8)
         assert found.J == pytest.approx(mdp.rho @ V, abs=1e-8)
 
 
@@ -323,7 +331,17 @@ def test_optimal_agrees_with_value_iteration_on_100_random_mdps():
         V, _ = value_iteration(mdp, lambda Q: Q.max(axis=1))
         assert J == pytest.approx(mdp.rho @ V, abs=1e-8)
         assert np.isin(pi, (0, 1)).all() and (pi.sum(axis=1) == 1).all()
-        np.testing.assert_allclose(mdp.evaluate(pi).V, V, atol=1e-8)
+        np.testing.assert_allclose(mdp.evaluate(pi).V, V, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("unit", [1e-11, 1e11])
+def test_the_best_policy_does_not_depend_on_the_unit_of_reward(unit):
+    """(18): rewards times a constant give the same policy and J times that constant."""
+    for mdp, _ in random_problems(50):
+        pi, J = mdp.optimal()
+        scaled_pi, scaled_J = TabularMDP(mdp.P, unit * mdp.r, mdp.rho, mdp.gamma).optimal()
+        np.testing.assert_array_equal(scaled_pi, pi)
+        assert scaled_J == pytest.approx(unit * J, rel=1e-9)
 
 
 def test_policy_iteration_ends_when_all_actions_tie():
@@ -360,7 +378,7 @@ def test_the_bellman_equations_hold(backup, name):
     for mdp, logits in random_problems(20):
         pi = softmax(logits)
         value = getattr(mdp.evaluate(pi), name)
-        np.testing.assert_allclose(backup(mdp, pi, value), value, atol=1e-12)
+        np.testing.assert_allclose(backup(mdp, pi, value), value, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("backup, name", [(backup_V, "V"), (backup_Q, "Q")])
@@ -381,7 +399,7 @@ def test_the_advantage_is_centred_in_every_state():
     for mdp, logits in random_problems(50):
         pi = softmax(logits)
         found = mdp.evaluate(pi)
-        np.testing.assert_allclose((pi * found.A).sum(axis=1), 0, atol=1e-12)
+        np.testing.assert_allclose((pi * found.A).sum(axis=1), 0, rtol=0, atol=1e-12)
         assert np.abs((pi[:, ::-1] * found.A).sum(axis=1)).max() > 1e-6
 
 
@@ -411,7 +429,7 @@ def test_the_advantage_has_a_one_step_form():
 def test_the_policy_gradient_of_the_two_state_world():
     """(36) on M2: reference numbers from finite differences, six decimals."""
     want = [[1.095319, -1.095319], [-1.962040, 1.962040]]
-    np.testing.assert_allclose(M2.policy_gradient(LOGITS), want, atol=5e-7)
+    np.testing.assert_allclose(M2.policy_gradient(LOGITS), want, rtol=0, atol=5e-7)
 
 
 def test_the_policy_gradient_is_the_derivative_of_performance_on_100_random_mdps():
@@ -427,4 +445,4 @@ def test_the_policy_gradient_is_the_derivative_of_performance_on_100_random_mdps
             e = np.zeros(mdp.r.shape)
             e[s, a] = h
             numeric[s, a] = (8 * (J(e) - J(-e)) - (J(2 * e) - J(-2 * e))) / (12 * h)
-        np.testing.assert_allclose(mdp.policy_gradient(logits), numeric, atol=1e-8)
+        np.testing.assert_allclose(mdp.policy_gradient(logits), numeric, rtol=0, atol=1e-8)

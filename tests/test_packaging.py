@@ -103,11 +103,3 @@ def test_make_test_checks_the_notebooks_strictly():
 def test_nothing_names_a_registry():
     for name in ("Makefile", "requirements.lock", "environment.yml", "pyproject.toml", ".ci/run"):
         assert "://" not in (ROOT / name).read_text(), name
-
-
-def test_importing_the_package_is_light():
-    """Only NumPy may be heavy: no torch, gymnasium, matplotlib or Jupyter library is loaded."""
-    script = "import sys, rlbook; print(*{name.split('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert "rlbook" in loaded.split()
-    assert not {"torch", "gymnasium", "matplotlib", "nbclient", "pandas"} & set(loaded.split())

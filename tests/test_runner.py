@@ -3,16 +3,20 @@
 Each kernel start costs a second or two, so the executed notebooks are shared.
 """
 
+import contextlib
+import io
 import json
 import math
 import re
 import sys
+from html.parser import HTMLParser
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from rlbook import runner
+from rlbook.html import maths_to_mathml, to_html
 
 ALT = 'a line from 1 to 2, "rising" & <blue>'
 FIGURE = f"""
@@ -36,9 +40,10 @@ def double(x):
 """}
 MUTANTS = {"1a.1": {"squares": ("2 * x", "x * x"), "constant": "def double(x):\\n    return 7"}}
 '''
+INLINE = "module://matplotlib_inline.backend_inline"  # what a kernel uses unless it is told otherwise
 ENVIRONMENT = """
 import json, os, sys
-keys = ["RLBOOK_MODE", "RLBOOK_STRICT", "OMP_NUM_THREADS", "PYTHONHASHSEED", "HF_HUB_OFFLINE"]
+keys = ["MPLBACKEND", "RLBOOK_MODE", "RLBOOK_STRICT", "OMP_NUM_THREADS", "PYTHONHASHSEED", "HF_HUB_OFFLINE"]
 print(json.dumps([os.path.basename(os.getcwd()), sys.executable, [os.environ.get(key) for key in keys]]))
 """
 
@@ -76,11 +81,10 @@ def book(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(book, tmp_path_factory):
     """Both notebooks run as the book: (runs, output folder, printed text)."""
-    import contextlib
-    import io
-
     out = tmp_path_factory.mktemp("build") / "book"
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
+    with contextlib.redirect_stdout(io.StringIO()) as printed, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RLBOOK_STRICT", "1")  # of no concern to a run that is not strict
+        patch.setenv("MPLBACKEND", "agg")
         runs = runner.run_book(out=out, progress=False, root=book)
     return runs, out, printed.getvalue()
 
@@ -90,9 +94,6 @@ def outputs(notebook):
     return "".join(
         out.text for cell in notebook.cells for out in cell.get("outputs", []) if out.get("name") == "stdout"
     )
-
-
-# --- choosing and changing -----------------------------------------------------------------------------
 
 
 def test_notebooks_come_in_file_name_order_and_by_short_or_full_name(book):
@@ -139,18 +140,17 @@ def test_inject_refuses_exercises_missing_on_either_side(book, sources):
         runner.inject(runner.read(book / "01a_alpha.ipynb"), sources)
 
 
-@pytest.mark.parametrize(
-    "text", ["no json", "[]", "{}", '{"cells": 3, "nbformat": 4, "nbformat_minor": 5}', None]
-)
+BARE = '{"cells": [{"cell_type": "code"}], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}'
+UNREADABLE = ["no json", "[]", "{}", '{"cells": 3, "nbformat": 4, "nbformat_minor": 5}', BARE, None]
+
+
+@pytest.mark.parametrize("text", UNREADABLE)
 def test_a_file_that_is_no_notebook_is_refused(tmp_path, text):
     path = tmp_path / "x.ipynb"
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match="notebook: .*x.ipynb cannot be read as a notebook"):
         runner.read(path)
-
-
-# --- execution -----------------------------------------------------------------------------------------
 
 
 def test_a_run_reports_checks_time_memory_and_no_error(run):
@@ -167,7 +167,7 @@ def test_a_run_reports_checks_time_memory_and_no_error(run):
 def test_a_run_uses_this_interpreter_one_thread_and_the_notebooks_folder(run):
     where, interpreter, env = json.loads(outputs(run[0][0].notebook).splitlines()[-1])
     assert where == "notebooks" and interpreter == sys.executable
-    assert env == ["fast", None, "1", "0", "1"]
+    assert env == [INLINE, "fast", None, "1", "0", "1"]
 
 
 def test_an_error_names_the_cell_and_keeps_what_ran_before(run):
@@ -192,7 +192,7 @@ def test_a_kernel_that_dies_is_an_error_and_no_kernelspec_of_the_user_gets_in(tm
     assert died.error.startswith("cell exit: DeadKernelError") and math.isnan(died.peak_mb)
     where, interpreter, env = json.loads(outputs(died.notebook))
     assert (where, interpreter) == (tmp_path.name, sys.executable)
-    assert env == ["smoke", "1", "1", "0", "1"]
+    assert env == [INLINE, "smoke", "1", "1", "0", "1"]
 
 
 def test_a_cell_that_takes_too_long_is_an_error():
@@ -204,9 +204,6 @@ def test_a_cell_that_takes_too_long_is_an_error():
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="mode: got 'quick', expected one of"):
         runner.execute(new_notebook(), mode="quick")
-
-
-# --- the book ------------------------------------------------------------------------------------------
 
 
 def test_the_book_is_written_as_notebooks_and_pages(run):
@@ -221,25 +218,37 @@ def test_the_book_is_written_as_notebooks_and_pages(run):
     assert "division by zero" in (out / "02_beta.html").read_text(encoding="utf-8")
 
 
-def test_the_page_has_the_figure_with_its_alt_text_and_loads_only_the_maths_script(run):
-    from html.parser import HTMLParser
-
+def page(text):
+    """The start tags of a page: a list of (tag, attributes)."""
     tags = []
     parser = HTMLParser()
     parser.handle_starttag = lambda tag, attrs: tags.append((tag, dict(attrs)))
-    parser.feed((run[1] / "01a_alpha.html").read_text(encoding="utf-8"))
+    parser.feed(text)
+    return tags
+
+
+def test_the_page_has_figure_alt_text_and_maths_and_loads_nothing(run):
+    tags = page((run[1] / "01a_alpha.html").read_text(encoding="utf-8"))
     images = [attrs for tag, attrs in tags if tag == "img"]
     assert [image["alt"] for image in images] == [ALT]
     assert images[0]["src"].startswith("data:image/png;base64,")
-    loaded = [attrs["src"] for tag, attrs in tags if tag == "script" and "src" in attrs]
-    assert len(loaded) == 1 and "mathjax" in loaded[0]
+    assert [tag for tag, _ in tags].count("math") == 1
+    assert [tag for tag, attrs in tags if tag in ("script", "link") and {"src", "href"} & attrs.keys()] == []
 
 
 def test_a_picture_without_alt_text_keeps_the_page_whole():
     data = {"image/png": "aGVsbG8=", "text/plain": "figure"}
     cell = new_code_cell("x", outputs=[nbformat.v4.new_output("display_data", data=data)], execution_count=1)
-    page = runner.to_html(new_notebook(cells=[cell]), "x")
-    assert re.search(r'<img[^>]*alt="No description[^>]*src="data:image/png;base64,aGVsbG8="', page)
+    (image,) = [attrs for tag, attrs in page(to_html(new_notebook(cells=[cell]), "x")) if tag == "img"]
+    assert image["alt"].startswith("No description") and image["src"] == "data:image/png;base64,aGVsbG8="
+
+
+def test_maths_outside_code_becomes_mathml_and_unknown_maths_stays():
+    assert maths_to_mathml("<p>$x$</p>").count("<mi>x</mi>") == 1
+    assert 'display="block"' in maths_to_mathml("$$x$$") and 'display="inline"' in maths_to_mathml("$x$")
+    assert "<mo>&#x0003C;</mo>" in maths_to_mathml("$a &lt; b$")
+    for kept in ("<code>$x$</code>", "<pre>a\n$x$</pre>", "one $ only", r"$\begin{cd}$"):
+        assert maths_to_mathml(kept) == kept
 
 
 def test_the_table_has_a_row_for_each_notebook_a_total_and_the_errors(run):
@@ -267,9 +276,6 @@ def test_the_notebooks_own_folder_is_no_output_folder(book):
         runner.run_book(out=book, root=book)
     with pytest.raises(ValueError, match="out: .*the notebooks' own folder"):
         runner.write_solutions(book, root=book)
-
-
-# --- refresh and solutions -----------------------------------------------------------------------------
 
 
 def test_refresh_stores_the_same_bytes_each_time_and_leaves_a_broken_notebook_alone(book, tmp_path):

@@ -53,16 +53,16 @@ def test_the_return_of_example_1_4_is_5_23():
     """Ex. 1.4 with rewards (1, 2, 3): 1 + 0.9 * 2 + 0.81 * 3; the mean of two rollouts estimates J."""
     assert returns_to_go([1, 2, 3], 0.9)[0] == pytest.approx(5.23, abs=1e-14)
     two = returns_to_go([[1, 0], [2, 0], [3, 1]], 0.9)[0]
-    np.testing.assert_allclose(two, [5.23, 0.81], atol=1e-14)
+    np.testing.assert_allclose(two, [5.23, 0.81], rtol=0, atol=1e-14)
     assert two.mean() == pytest.approx(3.02, abs=1e-14)
 
 
 def test_the_return_is_the_discounted_sum_of_what_follows():
-    """(16) as a double loop, for one stream and for three."""
+    """(16), (38) as a double loop, for one stream and for three."""
     for shape in ((T,), (T, 3)):
         reward = stream(shape)["reward"]
         want = [sum(GAMMA**k * reward[t + k] for k in range(T - t)) for t in range(T)]
-        np.testing.assert_allclose(returns_to_go(reward, GAMMA), want, atol=1e-13)
+        np.testing.assert_allclose(returns_to_go(reward, GAMMA), want, rtol=0, atol=1e-13)
 
 
 def test_a_steady_reward_of_one_is_worth_one_over_one_minus_gamma():
@@ -72,7 +72,7 @@ def test_a_steady_reward_of_one_is_worth_one_over_one_minus_gamma():
     np.testing.assert_allclose(G, (1 - 0.9 ** np.arange(400, 0, -1)) / 0.1, rtol=1e-12)
 
 
-def test_the_caller_s_rewards_are_not_changed():
+def test_rewards_passed_in_are_not_changed():
     reward = np.ones(3)
     returns_to_go(reward, 1.0)
     assert reward.tolist() == [1, 1, 1]
@@ -92,7 +92,7 @@ def test_the_td_update_of_example_1_9_gives_0_343():
     """Ex. 1.9: V(A) = 0.2 + 0.1 * 1.43; V(B) stays, whatever lambda is."""
     for lam in (0.0, 0.8, 1.0):
         V = td_lambda([0], [1.0], [1], [False], [False], 0.9, lam, 0.1, [0.2, 0.7])
-        np.testing.assert_allclose(V, [0.343, 0.7], atol=1e-15)
+        np.testing.assert_allclose(V, [0.343, 0.7], rtol=0, atol=1e-15)
 
 
 def test_td_errors_are_elementwise():
@@ -134,10 +134,12 @@ def test_one_step_is_the_td_target_and_many_are_the_return():
     """The two ends of Remark 1.5, each computed by another function."""
     x, none = stream((T,)), np.zeros(T)
     one = n_step_return(x["reward"], x["next_value"], ENDED, CUT, GAMMA, 1)
-    np.testing.assert_allclose(one - x["value"], td_error(**x, discount=GAMMA, terminated=ENDED), atol=1e-15)
+    np.testing.assert_allclose(
+        one - x["value"], td_error(**x, discount=GAMMA, terminated=ENDED), rtol=0, atol=1e-15
+    )
     last = np.arange(T) == T - 1
     many = n_step_return(x["reward"], x["next_value"], last, none, GAMMA, T)
-    np.testing.assert_allclose(many, returns_to_go(x["reward"], GAMMA), atol=1e-13)
+    np.testing.assert_allclose(many, returns_to_go(x["reward"], GAMMA), rtol=0, atol=1e-13)
 
 
 def test_more_steps_trade_bias_for_variance():
@@ -184,8 +186,8 @@ def test_gae_targets_are_truncated_lambda_returns(lam):
     chain(x["value"], x["next_value"])
     advantage, target = gae(**x, terminated=ENDED, truncated=CUT, discount=GAMMA, lam=lam)
     want = [literal_lambda_return(x["reward"], x["next_value"], GAMMA, lam, t) for t in range(T)]
-    np.testing.assert_allclose(target, want, atol=1e-13)
-    np.testing.assert_allclose(advantage, want - x["value"], atol=1e-13)
+    np.testing.assert_allclose(target, want, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(advantage, want - x["value"], rtol=0, atol=1e-13)
 
 
 def test_gae_with_lambda_zero_is_the_td_error():
@@ -193,8 +195,8 @@ def test_gae_with_lambda_zero_is_the_td_error():
     x = stream((T,))
     got, target = gae(**x, terminated=ENDED, truncated=CUT, discount=GAMMA, lam=0.0)
     want = x["reward"] + GAMMA * np.where(ENDED, 0, x["next_value"])
-    np.testing.assert_allclose(target, want, atol=1e-15)
-    np.testing.assert_allclose(got, want - x["value"], atol=1e-15)
+    np.testing.assert_allclose(target, want, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(got, want - x["value"], rtol=0, atol=1e-15)
 
 
 def test_gae_with_lambda_one_is_the_return_less_the_value():
@@ -237,7 +239,7 @@ def test_td_zero_is_a_loop_over_a_dictionary():
         ahead = 0 if ENDED[t] else GAMMA * V[next_state[t]]
         V[state[t]] += 0.3 * (reward[t] + ahead - V[state[t]])
     got = td_lambda(state, reward, next_state, ENDED, CUT, GAMMA, 0.0, 0.3, start)
-    np.testing.assert_allclose(got, list(V.values()), atol=1e-14)
+    np.testing.assert_allclose(got, list(V.values()), rtol=0, atol=1e-14)
     assert start.tolist() == [1.0, -1.0, 0.5, 2.0]
 
 
@@ -247,7 +249,7 @@ def test_traces_accumulate_when_a_state_comes_back():
     Step 1: delta 1, trace 1, V = 0.1. Step 2: trace 0.4 + 1 = 1.4, delta 2 - 0.1 = 1.9, V = 0.1 + 0.266.
     """
     V = td_lambda([0, 0], [1.0, 2.0], [0, 1], [False, True], [False, False], 0.5, 0.8, 0.1, [0.0, 0.0])
-    np.testing.assert_allclose(V, [0.366, 0.0], atol=1e-15)
+    np.testing.assert_allclose(V, [0.366, 0.0], rtol=0, atol=1e-15)
 
 
 def test_td_one_adds_up_to_the_monte_carlo_update():
@@ -259,7 +261,7 @@ def test_td_one_adds_up_to_the_monte_carlo_update():
     want = np.zeros(4)
     for t in range(T):
         want[state[t]] += sum(GAMMA**k * reward[t + k] for k in range(T - t)) - start[state[t]]
-    np.testing.assert_allclose((got - start) / eta, want, atol=1e-5)
+    np.testing.assert_allclose((got - start) / eta, want, rtol=0, atol=1e-5)
     assert np.abs(want).max() > 1
 
 
@@ -273,7 +275,7 @@ def test_td_lambda_adds_up_to_the_lambda_return_update(lam):
     want = np.zeros(4)
     for t in range(T):
         want[state[t]] += literal_lambda_return(reward, start[next_state], GAMMA, lam, t) - start[state[t]]
-    np.testing.assert_allclose((got - start) / eta, want, atol=1e-5)
+    np.testing.assert_allclose((got - start) / eta, want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("ended, cut", [(True, False), (False, True)], ids=["terminated", "truncated"])
@@ -281,9 +283,9 @@ def test_traces_are_cleared_where_an_episode_ends_or_is_cut(ended, cut):
     """The second episode leaves state 0 alone; without an end or a cut it reaches back to it."""
     args = dict(discount=0.9, lam=1.0, step_size=0.5, value=[0.0, 0.0, 0.0])
     two = td_lambda([0, 1], [1.0, 10.0], [2, 2], [ended, True], [cut, False], **args)
-    np.testing.assert_allclose(two, [0.5, 5.0, 0.0], atol=1e-15)
+    np.testing.assert_allclose(two, [0.5, 5.0, 0.0], rtol=0, atol=1e-15)
     linked = td_lambda([0, 1], [1.0, 10.0], [2, 2], [False, True], [False, False], **args)
-    np.testing.assert_allclose(linked, [0.5 + 0.5 * 0.9 * 10, 5.0, 0.0], atol=1e-15)
+    np.testing.assert_allclose(linked, [0.5 + 0.5 * 0.9 * 10, 5.0, 0.0], rtol=0, atol=1e-15)
 
 
 def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
@@ -304,7 +306,7 @@ def test_streams_side_by_side_learn_as_if_alone():
         for j in range(3):
             columns = (a[:, j] for a in (state, reward, next_state, ended, cut))
             alone = td_lambda(*columns, GAMMA, LAM, 0.2, np.broadcast_to(start, (3, 4))[j])
-            np.testing.assert_allclose(got[j], alone, atol=1e-15)
+            np.testing.assert_allclose(got[j], alone, rtol=0, atol=1e-15)
 
 
 # --- semi-gradient and residual gradient ------------------------------------------------------------
@@ -335,14 +337,14 @@ def test_td_loss_gradients_are_derivatives(residual):
     )
     numeric = (up - down) / (2 * h)
     got = td_loss_gradient(value, *transitions, GAMMA, residual, weight)
-    np.testing.assert_allclose(got, numeric, atol=1e-10)
+    np.testing.assert_allclose(got, numeric, rtol=0, atol=1e-10)
 
 
 def test_without_weights_every_transition_counts_the_same():
     value = np.array([0.3, -0.2, 0.5, 0.0])
     got = td_loss_gradient(value, **FORK, discount=GAMMA, residual=True)
     want = td_loss_gradient(value, **FORK, discount=GAMMA, residual=True, weight=np.full(4, 0.25))
-    np.testing.assert_allclose(got, want, atol=1e-16)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-16)
     assert got[1] == pytest.approx(((-1.2) + GAMMA * (GAMMA * -0.2 - 0.3)) / 4)  # from B -> end and A -> B
 
 
@@ -350,10 +352,10 @@ def test_without_weights_every_transition_counts_the_same():
 def test_the_semi_gradient_rests_at_the_true_values(gamma):
     """On the fork they are (gamma/2, 1, 0): nothing moves there, but the residual gradient does."""
     true = np.array([gamma / 2, 1, 0, 0])
-    np.testing.assert_allclose(td_loss_gradient(true, **FORK, discount=gamma), 0, atol=1e-16)
+    np.testing.assert_allclose(td_loss_gradient(true, **FORK, discount=gamma), 0, rtol=0, atol=1e-16)
     assert np.abs(td_loss_gradient(true, **FORK, discount=gamma, residual=True)).max() > 0.1
     if gamma < 1:
-        np.testing.assert_allclose(fork(gamma).evaluate(np.ones((4, 1))).V, true, atol=1e-15)
+        np.testing.assert_allclose(fork(gamma).evaluate(np.ones((4, 1))).V, true, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("gamma, want", [(1.0, (0.5, 0.75, 0.25)), (0.9, (0.45, 0.776, 0.224))])
@@ -361,7 +363,7 @@ def test_the_residual_gradient_rests_elsewhere(gamma, want):
     """The least-squares problem of the fork, solved by NumPy: rows of r + gamma V(s') - V(s) = 0."""
     rows = np.array([[1, -gamma, 0], [1, 0, -gamma], [0, 1, 0], [0, 0, 1]])
     best = np.linalg.lstsq(rows, np.array(FORK["reward"], dtype=float))[0]
-    np.testing.assert_allclose(best, want, atol=5e-4)
+    np.testing.assert_allclose(best, want, rtol=0, atol=5e-4)
     got = td_loss_gradient([*best, 0.0], **FORK, discount=gamma, residual=True)
-    np.testing.assert_allclose(got, 0, atol=1e-15)
+    np.testing.assert_allclose(got, 0, rtol=0, atol=1e-15)
     assert np.abs(td_loss_gradient([*best, 0.0], **FORK, discount=gamma)).max() > 0.01

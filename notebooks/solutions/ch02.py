@@ -43,12 +43,12 @@ MUTANTS = {
         "missing 1 - gamma": ("(1 - gamma) * ", ""),
         "not transposed": ("P_pi.T", "P_pi"),
         "forgets the start": (", rho)", ", P_pi.T @ rho)"),
-        "no discount": '''
+        "no discount": """
 def my_occupancy(P_pi, rho, gamma):
     for _ in range(1000):
         rho = rho @ P_pi
     return rho
-''',
+""",
     },
     "2.3": {
         "max over actions": ("(pi * Q).sum(axis=1)", "Q.max(axis=1)"),
@@ -56,10 +56,10 @@ def my_occupancy(P_pi, rho, gamma):
         "missing gamma": ("gamma * P @ V", "P @ V"),
         "missing reward": ("r + gamma", "gamma"),
         "discounts the reward": ("r + gamma * P @ V", "gamma * (r + P @ V)"),
-        "policy of the first state": '''
+        "policy of the first state": """
 def my_backup(Q, P, r, pi, gamma):
     return r + gamma * np.einsum("sat,sb,tb->sa", P, pi, Q)
-''',
+""",
     },
     "2.4": {
         "V along the wrong axis": ("V[:, None]", "V"),

@@ -164,9 +164,9 @@ def bug_hunt(answer):
 def two_learners(rng, steps, seeds):
     """The curves of 1b.5: V of the last state, (seeds, steps + 1) each, for a sound and a broken TD(0).
 
-    Both see the same walks on five states (gamma 0.95, eta 0.1, every value starts at 0.5).
+    Both see the same walks on five states (gamma 0.95, eta 0.05, every value starts at 0.5).
     """
-    n, discount, eta = 5, 0.95, 0.1
+    n, discount, eta = 5, 0.95, 0.05
     start, end = n // 2, n
     streams = np.arange(seeds)
     state = np.full(seeds, start)

@@ -24,6 +24,36 @@ def one_step_advantage(V, P, r, gamma):
     )
 
 
+def array(answer, *args):
+    """What the answer returns; an array, because later cells compute with it."""
+    got = tables(answer, *args)
+    if isinstance(got, (list, tuple)):
+        raise Wrong(f"expected a NumPy array, got {type(got).__name__}")
+    return got
+
+
+def pair(answer, *args):
+    """The two arrays that the answer returns."""
+    got = tables(answer, *args)
+    if not isinstance(got, (list, tuple)) or len(got) != 2:
+        raise Wrong(f"expected the pair P_pi, r_pi, got {type(got).__name__}")
+    if any(isinstance(part, (list, tuple)) for part in got):
+        raise Wrong("expected two NumPy arrays, got lists")
+    return got
+
+
+def tables(answer, *args):
+    """`attempt` with read-only arguments, like the tables of a `TabularMDP`."""
+
+    def guarded(*copies):
+        for copy in copies:
+            if isinstance(copy, np.ndarray):
+                copy.setflags(write=False)
+        return answer(*copies)
+
+    return attempt(guarded if callable(answer) else answer, *args)
+
+
 # Two states, three actions. P(next state is 1 | s, a) is (0, 1/2, 1) in state 0 and (1/4, 1, 0) in state 1.
 P = np.array([[[1, 0], [0.5, 0.5], [0, 1]], [[0.75, 0.25], [0, 1], [1, 0]]], dtype=float)
 R = np.array([[1, 0, 2], [0, 3, 1]], dtype=float)
@@ -35,7 +65,7 @@ def chain(answer):
     """P_pi and r_pi by hand; S = 2 and A = 3, so mixed-up axes show."""
     # P_pi(1|0) = .5 * 0 + .5 * .5 + 0 * 1 = .25;  P_pi(1|1) = .2 * .25 + .3 * 1 + .5 * 0 = .35
     # r_pi = (.5 * 1 + .5 * 0 + 0 * 2, .2 * 0 + .3 * 3 + .5 * 1) = (.5, 1.4)
-    P_pi, r_pi = _pair(attempt(answer, P, R, PI))
+    P_pi, r_pi = pair(answer, P, R, PI)
     given = "P_pi of a world with 2 states and 3 actions"
     mistakes = {
         "transposed": ([[0.75, 0.65], [0.25, 0.35]], "Row s must hold the law of the state after s."),
@@ -44,7 +74,7 @@ def chain(answer):
         # sums of (1, .5, 0 | 0, .5, 1) and (.75, 0, 1 | .25, 1, 0)
         "adds without weights": ([[1.5, 1.5], [1.75, 1.25]], "Each action counts with its probability."),
         # the sum over a of pi(a|s') P(s'|s,a): (.5 + .25 + 0, 0 + .15 + .5), (.375 + 0 + 0, .05 + .3 + 0)
-        "policy of the next state": ([[0.75, 0.65], [0.375, 0.35]], "The action is drawn in s, before s' is known."),
+        "policy of the next state": ([[0.75, 0.65], [0.375, 0.35]], "The action is drawn in s, not in s'."),
     }
     expect(P_pi, [[0.75, 0.25], [0.65, 0.35]], given, mistakes)
     mistakes = {
@@ -56,15 +86,9 @@ def chain(answer):
     expect(r_pi, [0.5, 1.4], "r_pi of a world with 2 states and 3 actions", mistakes)
     # three states, one action that pushes right: averaging must change nothing
     push = np.array([[[0, 1, 0]], [[0, 0, 1]], [[0, 0, 1]]], dtype=float)
-    P_pi, r_pi = _pair(attempt(answer, push, np.array([[1.0], [2.0], [0.0]]), np.ones((3, 1))))
+    P_pi, r_pi = pair(answer, push, np.array([[1.0], [2.0], [0.0]]), np.ones((3, 1)))
     expect(P_pi, push[:, 0], "P_pi with a single action")
     expect(r_pi, [1, 2, 0], "r_pi with a single action")
-
-
-def _pair(got):
-    if not isinstance(got, (tuple, list)) or len(got) != 2:
-        raise Wrong(f"expected the pair P_pi, r_pi, got {type(got).__name__}")
-    return got
 
 
 @exercise("2.2", "The discounted occupancy (19)", answer="my_occupancy")
@@ -74,18 +98,18 @@ def occupancy(answer):
     mistakes = {
         "missing 1 - gamma": ([1, 0.5, 0.5], "The occupancy must sum to 1."),
         # (I - gamma P) x = rho gives x = (1, 0, 0): values flow back, probability does not
-        "not transposed": ([0.5, 0, 0], "Probability flows from s to s': from the rows of P_pi to its columns."),
+        "not transposed": ([0.5, 0, 0], "Probability flows from the rows of P_pi to its columns."),
         # laws (0,1,0), (0,0,1), (0,0,1), ... with weights 1/2, 1/4, 1/8, ...
         "forgets the start": ([0, 0.5, 0.5], "Step t = 0 counts as well, and most of all."),
         "no discount": ([0, 0, 1], "This is where the chain ends up; (19) weighs step t by gamma^t."),
     }
     given = "chain 0 -> 1 -> 2 -> 2 from state 0, gamma = 0.5"
-    expect(attempt(answer, line, np.array([1.0, 0, 0]), 0.5), [0.5, 0.25, 0.25], given, mistakes, atol=1e-6)
+    expect(array(answer, line, np.array([1.0, 0, 0]), 0.5), [0.5, 0.25, 0.25], given, mistakes, atol=1e-6)
     # d0 = .1 * .25 + .9 (.9 d0 + .6 d1), d1 = 1 - d0:  .73 d0 = .025 + .54, so d0 = .565 / .73
     drift = np.array([[0.9, 0.1], [0.6, 0.4]])
-    want = [0.565 / 0.73, 0.165 / 0.73]
-    expect(attempt(answer, drift, np.array([0.25, 0.75]), 0.9), want, "a random start, gamma = 0.9", atol=1e-6)
-    expect(attempt(answer, drift, np.array([0.25, 0.75]), 0.0), [0.25, 0.75], "gamma = 0", atol=1e-6)
+    start, want = np.array([0.25, 0.75]), [0.565 / 0.73, 0.165 / 0.73]
+    expect(array(answer, drift, start, 0.9), want, "a random start, gamma = 0.9", atol=1e-6)
+    expect(array(answer, drift, start, 0.0), start, "gamma = 0", atol=1e-6)
 
 
 @exercise("2.3", "The Bellman backup for Q (27)", answer="my_backup")
@@ -97,7 +121,7 @@ def backup(answer):
     want = [[1.75, 6.125, 13.5], [3.4375, 14.5, 1.75]]
     mistakes = {
         # V = (3, 30), next (3, 16.5, 30) and (9.75, 30, 3)
-        "max over actions": ([[2.5, 8.25, 17], [4.875, 18, 2.5]], "(27) follows the policy: it takes a mean."),
+        "max over actions": ([[2.5, 8.25, 17], [4.875, 18, 2.5]], "(27) takes the mean over the policy."),
         # V = (2, 20), next (2, 11, 20) and (6.5, 20, 2)
         "ignores the policy": ([[2, 5.5, 12], [3.25, 13, 2]], "The actions in s' are not equally likely."),
         "missing gamma": ([[2.5, 12.25, 25], [6.875, 26, 2.5]], "What comes later is discounted."),
@@ -109,11 +133,11 @@ def backup(answer):
             "The next action is drawn in s', not in s.",
         ),
     }
-    expect(attempt(answer, Q, P, R, PI, 0.5), want, "2 states, 3 actions, gamma = 0.5", mistakes)
+    expect(array(answer, Q, P, R, PI, 0.5), want, "2 states, 3 actions, gamma = 0.5", mistakes)
     rng = np.random.default_rng(2)
-    P4, R4, PI4 = rng.dirichlet(np.ones(4), size=(4, 2)), rng.normal(size=(4, 2)), rng.dirichlet([1, 1], size=4)
-    Q4 = rng.normal(size=(4, 2))
-    got = attempt(answer, Q4, P4, R4, PI4, 0.9)
+    P4, PI4 = rng.dirichlet(np.ones(4), size=(4, 2)), rng.dirichlet([1, 1], size=4)
+    R4, Q4 = rng.normal(size=(2, 4, 2))
+    got = array(answer, Q4, P4, R4, PI4, 0.9)
     expect(got, q_backup(Q4, P4, R4, PI4, 0.9), "4 states, 2 actions drawn at random, gamma = 0.9")
 
 
@@ -121,34 +145,37 @@ def backup(answer):
 def advantage(answer):
     """Two states and two actions first, where a wrong axis does not raise; then other shapes."""
     V = np.array([4.0, 10.0])
-    # next: (.9 * 4 + .1 * 10, .2 * 4 + .8 * 10) = (4.6, 8.8) and (.6 * 4 + .4 * 10, .1 * 4 + .9 * 10) = (6.4, 9.4)
+    # next: (.9 * 4 + .1 * 10, .2 * 4 + .8 * 10) = (4.6, 8.8) in state 0
+    # and (.6 * 4 + .4 * 10, .1 * 4 + .9 * 10) = (6.4, 9.4) in state 1
     # r + .5 * next = (3.3, 4.4) and (3.2, 6.7); minus V(s)
     moves = np.array([[[0.9, 0.1], [0.2, 0.8]], [[0.6, 0.4], [0.1, 0.9]]])
     pays = np.array([[1.0, 0.0], [0.0, 2.0]])
     mistakes = {
-        "V along the wrong axis": ([[-0.7, -5.6], [-0.8, -3.3]], "Row s must lose V(s); columns are actions."),
+        "V along the wrong axis": ([[-0.7, -5.6], [-0.8, -3.3]], "Row s must lose V(s)."),
         "missing gamma": ([[1.6, 4.8], [-3.6, 1.4]], "V(s') comes one step later."),
         "missing V(s)": ([[3.3, 4.4], [3.2, 6.7]], "This is Q; the advantage compares it with V(s)."),
-        "sign": ([[0.7, -0.4], [6.8, 3.3]], "An action that is better than the policy has a positive advantage."),
+        "sign": ([[0.7, -0.4], [6.8, 3.3]], "Better than the policy means positive."),
         "missing reward": ([[-1.7, 0.4], [-6.8, -5.3]], "The first step pays r(s, a)."),
         # .5 * (next - V) = (.3, 2.4) and (-1.8, -.3), plus r
         "discounts V(s) too": ([[1.3, 2.4], [-1.8, 1.7]], "Only V(s') lies in the future."),
     }
-    expect(attempt(answer, V, moves, pays, 0.5), [[-0.7, 0.4], [-6.8, -3.3]], "2 states, 2 actions, gamma = 0.5", mistakes)
+    want = [[-0.7, 0.4], [-6.8, -3.3]]
+    expect(array(answer, V, moves, pays, 0.5), want, "2 states, 2 actions, gamma = 0.5", mistakes)
     # next of V = (4, 10): (4, 7, 10) and (5.5, 10, 4); times 0, so A = r - V(s)
     want = [[-3, -4, -2], [-10, -7, -9]]
-    expect(attempt(answer, V, P, R, 0.0), want, "2 states, 3 actions, gamma = 0")
+    expect(array(answer, V, P, R, 0.0), want, "2 states, 3 actions, gamma = 0")
     # r + .9 * next - V(s) = (1 + 3.6 - 4, 6.3 - 4, 2 + 9 - 4) and (4.95 - 10, 3 + 9 - 10, 1 + 3.6 - 10)
     want = [[0.6, 2.3, 7], [-5.05, 2, -5.4]]
-    expect(attempt(answer, V, P, R, 0.9), want, "2 states, 3 actions, gamma = 0.9")
+    expect(array(answer, V, P, R, 0.9), want, "2 states, 3 actions, gamma = 0.9")
 
 
 @exercise("2.5", "Find the bug from the curve", answer="my_bug")
 def bug(answer):
     """The buggy program lets probability, not value, flow: the end collects."""
+    # where V(end) would level off: a, b and d leave it at 0, as r(end) = 0 and the end leads to itself
     wrong = {
-        "a": ("no discount", "Without gamma the end would still be worth 0: it pays nothing and leads only to itself."),
-        "b": ("best action", "Taking the best action raises the states, but the end has nothing to choose from."),
-        "d": ("scaled reward", "Rewards of 0.1 make all values a tenth of the right ones; these are larger."),
+        "a": ("no discount", "Without gamma the end stays at 0: it pays nothing and leads to itself."),
+        "b": ("best action", "The best action raises the states; the end has nothing to choose from."),
+        "d": ("scaled reward", "A tenth of the rewards makes a tenth of each value; the end stays at 0."),
     }
     choose(answer, "c", wrong)
