@@ -3,6 +3,7 @@
 The Jupyter libraries are imported inside the functions, so `import rlbook.runner` is light.
 """
 
+import base64
 import importlib.util
 import math
 import os
@@ -358,7 +359,18 @@ def refresh(names=(), progress=True, root=None):
         if run.error is None:
             text = nbformat.writes(normalise(run.notebook)) + "\n"
             path.write_text(text, encoding="utf-8", newline="\n")
+            if (picture := readme_picture(run.notebook)) is not None:
+                (path.parent.parent / "data" / "readme.png").write_bytes(picture)
     return runs
+
+
+def readme_picture(notebook):
+    """The PNG of the cell tagged `readme`, or None if there is none: the picture that README.md shows."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "readme" in cell.metadata.get("tags", []) and "image/png" in output.get("data", {}):
+                return base64.b64decode(output.data["image/png"])
+    return None
 
 
 def write_solutions(out, names=(), root=None):

@@ -147,3 +147,8 @@ def test_with_a_wrong_answer_everywhere_it_fails_every_check_and_still_ends(path
     run = runner.execute(runner.inject(nbformat.read(path, as_version=4), sources), mode="smoke")
     assert run.error is None
     assert {id: state for id, (state, _) in run.checks.items()} == dict.fromkeys(solved, "FAIL")
+
+
+def test_the_readme_shows_the_figure_of_the_tagged_cell():
+    pictures = [picture for path in PATHS if (picture := runner.readme_picture(runner.read(path))) is not None]
+    assert pictures == [(PATHS[0].parent.parent / "data" / "readme.png").read_bytes()]

@@ -106,11 +106,19 @@ def first(bad):
     return spoil
 
 
+def negative(good):
+    """Rows that still sum to 1, but start with -0.05."""
+    out = np.array(good, dtype=float)
+    out[..., -1] += out[..., 0] + 0.05
+    out[..., 0] = -0.05
+    return out
+
+
 ARRAY = NOT_NUMBERS | {"nan": first(np.nan), "inf": first(np.inf), "minus inf": first(-np.inf)}
 NUMBER = ARRAY | {"a vector": lambda good: [good, good]}
 COUNT = NUMBER | {"zero": first(0), "half": first(1.5), "negative": first(-1)}
 WEIGHT = ARRAY | {"negative": first(-0.1)}
-DISTRIBUTION = WEIGHT | {"sums to 0.9": lambda good: 0.9 * np.asarray(good)}
+DISTRIBUTION = ARRAY | {"negative": negative, "sums to 0.9": lambda good: 0.9 * np.asarray(good)}
 FLAGS = ARRAY | {"half": first(0.5), "two": first(2), "too long": lambda good: [*good, 0]}
 INDEX = ARRAY | {"negative": first(-1), "half": first(0.5), "out of range": first(99)}
 DISCOUNT = NUMBER | {"negative": first(-0.1), "above 1": first(1.1)}

@@ -83,6 +83,14 @@ def test_the_random_walk_of_two_states_by_hand():
     np.testing.assert_allclose(found.V, [0.45 * 0.5 / 0.7975, 0.5 / 0.7975, 0], rtol=1e-14)
 
 
+def test_only_the_right_end_of_the_random_walk_pays():
+    """Always right from state s: gamma^(n - 1 - s). Always left: nothing."""
+    mdp = random_walk(4)
+    right, left = np.eye(2)[[1] * 5], np.eye(2)[[0] * 5]
+    np.testing.assert_allclose(mdp.evaluate(right).V, [0.729, 0.81, 0.9, 1, 0], rtol=0, atol=1e-14)
+    np.testing.assert_array_equal(mdp.evaluate(left).V, 0)
+
+
 def test_the_fork_is_worth_half_of_gamma():
     """A -> B or C; B pays 1: the values are (gamma/2, 1, 0, 0)."""
     for gamma in (0.0, 0.5, 0.9):
@@ -169,6 +177,13 @@ def test_terminal_states_terminate_and_time_limits_truncate():
     env = fork().env(max_steps=2)  # it ends in the very step that reaches the limit
     env.reset(seed=0)
     assert [env.step(0)[2:4] for _ in range(2)] == [(False, False), (True, True)]
+
+
+def test_a_registered_world_is_cut_at_its_limit():
+    """The two-state world never ends by itself: 200 steps, and only the last is truncated."""
+    env = gymnasium.make("rlbook/TwoState-v0")
+    env.reset(seed=0)
+    assert [env.step(0)[3] for _ in range(200)] == [False] * 199 + [True]
 
 
 def test_an_episode_without_a_limit_is_never_truncated():

@@ -1,7 +1,8 @@
-"""Exercises of notebook 01b."""
+"""Exercises of notebook 01b, and the ready answers that its later cells use while one is unsolved."""
 
 import numpy as np
 
+from rlbook import estimation, td
 from rlbook.checks import Wrong, attempt, choose, exercise, expect
 
 
@@ -159,6 +160,22 @@ def bug_hunt(answer):
             "d": ("large steps", "A large eta makes the curve rough, but it stays around the right value."),
         },
     )
+
+
+def gradient(features, theta, action, reward, baseline):
+    """The ready answer to 1b.1."""
+    score = estimation.softmax_score(features, theta)[action]
+    return estimation.score_function_gradient(reward, score, baseline)
+
+
+def others_mean(reward):
+    """The ready answer to 1b.2."""
+    return np.array([np.delete(reward, i).mean() for i in range(len(reward))])
+
+
+def one_update(value, s, reward, s_next, terminated, discount, step_size):
+    """The ready answer to 1b.3."""
+    return td.td_lambda([s], [reward], [s_next], [terminated], [False], discount, 0.0, step_size, value)
 
 
 def two_learners(rng, steps, seeds):
