@@ -53,7 +53,9 @@ def importance_weights(p, q):
         raise ValueError(
             f"q: expected q > 0 wherever p > 0, got q = 0 where p = {p[where]:g} at index {where}"
         )
-    return np.divide(p, q, out=np.zeros_like(p), where=q > 0)
+    with np.errstate(over="ignore"):
+        w = np.divide(p, q, out=np.zeros_like(p), where=q > 0)
+    return validate.array("p / q", w)
 
 
 def importance_sampling(f, w):
@@ -112,9 +114,7 @@ def bernoulli_score(x, theta):
     """Ex. 1.7: d/dtheta log p_theta(x) = x/theta - (1-x)/(1-theta), for x in {0, 1}, 0 < theta < 1."""
     x = validate.array("x", x)
     x = validate.flags("x", x, x.shape).astype(float)
-    theta = validate.number("theta", theta, 0.0, 1.0)
-    if theta in (0.0, 1.0):
-        raise ValueError(f"theta: expected a number strictly between 0 and 1, got {theta:g}")
+    theta = validate.number("theta", theta, 0.0, 1.0, open_low=True, open_high=True)
     return _scalar(x / theta - (1 - x) / (1 - theta))
 
 

@@ -8,7 +8,10 @@ TEMPLATE = """{%- extends 'index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
-{%- block extra_css -%}<style>math { font-size: 1.12em; } .highlight pre { font-family: monospace; font-size: 13px; line-height: 1.3; }</style>{%- endblock -%}
+{%- block extra_css -%}<style>
+math { font-size: 1.12em; }
+.highlight pre { font-family: monospace !important; font-size: 13px !important; line-height: 1.3 !important; }
+</style>{%- endblock -%}
 {%- block data_png scoped -%}
 {%- set alt = output | get_metadata('alt', 'image/png') -%}
 {%- if alt is none -%}{{ super() }}
@@ -41,7 +44,8 @@ def maths_to_mathml(page):
     def draw(found):
         display = found[1] is not None
         tex = html.unescape(found[1] if display else found[2])
-        tex = tex.replace("{aligned}", "{align*}").replace(r"\arg", r"\operatorname{arg}")  # what the converter lacks
+        for lacking, known in (("{aligned}", "{align*}"), (r"\arg", r"\operatorname{arg}")):
+            tex = tex.replace(lacking, known)
         try:
             return convert(tex.strip(), display="block" if display else "inline")
         except Exception:  # any of the converter's own errors; the source is still readable

@@ -120,7 +120,7 @@ def td_lambda(state, reward, next_state, terminated, truncated, discount, lam, s
     next_state = validate.indices("next_state", next_state, n_states, shape=reward.shape)
     terminated, truncated = _cuts(terminated, truncated, reward.shape)
     discount, lam = validate.number("discount", discount, 0.0, 1.0), validate.number("lam", lam, 0.0, 1.0)
-    step_size = validate.number("step_size", step_size, low=np.finfo(float).tiny)
+    step_size = validate.number("step_size", step_size, low=0.0, open_low=True)
     if reward.ndim == 1 and value.ndim == 2:
         raise ValueError(f"value: expected shape (S,) with one stream of rewards, got {value.shape}")
     if value.ndim == 2 and len(value) != reward.shape[1]:

@@ -16,7 +16,7 @@ def array(name, value, ndim=None, shape=None):
         if found.dtype.kind not in "biuf":
             raise TypeError(f"dtype {found.dtype}")
         found = found.astype(np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a torch tensor with a gradient
         raise ValueError(f"{name}: expected real numbers in a regular array, got {error}") from None
     if shape is not None and found.shape != tuple(shape):
         raise ValueError(f"{name}: expected shape {tuple(shape)}, got {found.shape}")
@@ -60,13 +60,12 @@ def indices(name, value, n, shape=None, ndim=None):
     return found.astype(np.int64)
 
 
-def number(name, value, low=-np.inf, high=np.inf, open_high=False):
-    """`value` as a finite float with low <= value <= high (value < high where `open_high`)."""
+def number(name, value, low=-np.inf, high=np.inf, open_low=False, open_high=False):
+    """`value` as a finite float from low to high; an open end is itself refused."""
     found = float(array(name, value, shape=()))
-    if found < low or found > high or (open_high and found == high):
-        raise ValueError(
-            f"{name}: expected a number in [{low:g}, {high:g}{')' if open_high else ']'}, got {found:g}"
-        )
+    if found < low or found > high or (open_low and found == low) or (open_high and found == high):
+        ends = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+        raise ValueError(f"{name}: expected a number in {ends}, got {found:g}")
     return found
 
 

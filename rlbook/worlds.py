@@ -86,33 +86,31 @@ def horizon_bandit(H, gamma=0.9, one_shot=True):
     return TabularMDP(P, r, np.eye(n)[0], gamma)
 
 
-ENVIRONMENTS = {
-    "TwoState": (two_state, 200),
-    "RandomWalk": (random_walk, 1000),
-    "Fork": (fork, 10),
-    "SurrogateCliff": (surrogate_cliff, 10),
-    "HorizonBandit": (horizon_bandit, 200),
+WORLDS = {
+    "TwoState": two_state,
+    "RandomWalk": random_walk,
+    "Fork": fork,
+    "SurrogateCliff": surrogate_cliff,
+    "HorizonBandit": horizon_bandit,
 }
 
 
-def make_env(world, **options):
-    """The gymnasium environment of a world by name, without a time limit; options go to the world."""
-    if world not in ENVIRONMENTS:
-        raise ValueError(f"world: expected one of {', '.join(ENVIRONMENTS)}, got {world!r}")
-    options = {"H": 10, **options} if world == "HorizonBandit" else options
-    return ENVIRONMENTS[world][0](**options).env()
+def make_env(world, max_steps=None, **options):
+    """The gymnasium environment of a world by name; the other options go to the world.
+
+    Episodes are truncated after max_steps steps, by default 200, or twice the states if that is more.
+    """
+    if world not in WORLDS:
+        raise ValueError(f"world: expected one of {', '.join(WORLDS)}, got {world!r}")
+    mdp = WORLDS[world](**({"H": 10} if world == "HorizonBandit" else {}) | options)
+    return mdp.env(max(200, 2 * mdp.n_states) if max_steps is None else max_steps)
 
 
 def register_envs():
     """Make the worlds known to `gymnasium.make`, as `rlbook/TwoState-v0` and so on."""
-    for world, (_, max_steps) in ENVIRONMENTS.items():
+    for world in WORLDS:
         if f"rlbook/{world}-v0" not in registry:
-            register(
-                id=f"rlbook/{world}-v0",
-                entry_point="rlbook.worlds:make_env",
-                kwargs={"world": world},
-                max_episode_steps=max_steps,
-            )
+            register(f"rlbook/{world}-v0", entry_point="rlbook.worlds:make_env", kwargs={"world": world})
 
 
 register_envs()

@@ -31,7 +31,8 @@ def test_setup_fixes_seed_and_mode_and_says_so(capsys):
 def test_setup_leaves_one_thread():
     code = (
         "import numpy, rlbook; rlbook.setup('00'); import threadpoolctl, os;"
-        "print(max([p['num_threads'] for p in threadpoolctl.threadpool_info()] + [int(os.environ['OMP_NUM_THREADS'])]))"
+        "pools = [p['num_threads'] for p in threadpoolctl.threadpool_info()];"
+        "print(max([*pools, int(os.environ['OMP_NUM_THREADS'])]))"
     )
     env = {"PATH": "", "OPENBLAS_NUM_THREADS": "2"}
     out = subprocess.run(

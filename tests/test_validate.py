@@ -309,3 +309,22 @@ def test_a_state_that_is_no_state_is_never_read_from_the_end():
     """-1 is a valid NumPy index, so nothing but the check would stop it."""
     with pytest.raises(ValueError, match="^next_state: "):
         td.td_lambda([0], [1.0], [-1], [0], [0], 0.9, 0.5, 0.1, [0.0, 0.0])
+
+
+def test_open_ends_are_refused_and_shown_as_open():
+    with pytest.raises(ValueError, match=r"^x: expected a number in \(0, 1\], got 0$"):
+        validate.number("x", 0.0, 0, 1, open_low=True)
+    assert validate.number("x", 1.0, 0, 1, open_low=True) == 1.0
+
+
+def test_a_weight_too_large_for_a_float_is_refused():
+    """1e-320 is a float; 1 / 1e-320 is not."""
+    with pytest.raises(ValueError, match="^p / q: expected finite numbers, got inf"):
+        estimation.importance_weights([1.0], [1e-320])
+
+
+def test_a_torch_tensor_is_an_array_unless_it_carries_a_gradient():
+    torch = pytest.importorskip("torch")
+    assert validate.array("x", torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
+    with pytest.raises(ValueError, match="^x: expected real numbers"):
+        validate.array("x", torch.tensor([1.0], requires_grad=True))

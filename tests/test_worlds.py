@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from rlbook import worlds
 from rlbook.worlds import fork, horizon_bandit, random_mdp, random_walk, surrogate_cliff, two_state
 
-IDS = sorted(f"rlbook/{world}-v0" for world in worlds.ENVIRONMENTS)
+IDS = sorted(f"rlbook/{world}-v0" for world in worlds.WORLDS)
 
 
 def uniform(mdp):
@@ -184,6 +184,17 @@ def test_a_registered_world_is_cut_at_its_limit():
     env = gymnasium.make("rlbook/TwoState-v0")
     env.reset(seed=0)
     assert [env.step(0)[3] for _ in range(200)] == [False] * 199 + [True]
+
+
+def test_the_default_limit_lets_a_long_bandit_come_to_its_reward():
+    """H = 300: the reward is paid by the step after the 300 silent ones, as termination, not truncation."""
+    env = gymnasium.make("rlbook/HorizonBandit-v0", H=300)
+    env.reset(seed=0)
+    steps = [env.step(1)[1:4] for _ in range(301)]
+    assert steps == [(0.0, False, False)] * 300 + [(1.0, True, False)]
+    env = gymnasium.make("rlbook/HorizonBandit-v0", H=300, max_steps=7)
+    env.reset(seed=0)
+    assert [env.step(1)[3] for _ in range(7)] == [False] * 6 + [True]
 
 
 def test_an_episode_without_a_limit_is_never_truncated():
