@@ -7,6 +7,7 @@ from rlbook.checks import attempt, exercise, expect
 
 @exercise("0.1", "Discounted return (Ex. 1.4)", answer="my_return")
 def discounted_return(answer):
+    """Ex. 1.4 by hand; each of the usual mistakes gives another number."""
     # by hand, Ex. 1.4 with rewards (1, 2, 3): 1 + 0.9 * 2 + 0.81 * 3 = 5.23
     expect(
         attempt(answer, np.array([1.0, 2.0, 3.0]), 0.9),

@@ -7,6 +7,7 @@ from rlbook.checks import attempt, choose, exercise, expect
 
 @exercise("1a.1", "Monte-Carlo value with its standard error (Ex. 1.4)", answer="my_value_estimate")
 def value_estimate(answer):
+    """Two rollouts by hand, then three, then the discounts 0 and 1."""
     # returns 1 + .9*2 + .81*3 = 5.23 and 2 + .81*1 = 2.81: mean 4.02, difference 2.42.
     # Two numbers have standard deviation (N - 1) 2.42 / sqrt(2) = 1.7112, so the mean has 2.42 / 2 = 1.21.
     rewards = np.array([[1.0, 2.0, 3.0], [2.0, 0.0, 1.0]])
@@ -47,6 +48,7 @@ def value_estimate(answer):
 
 @exercise("1a.2", "Self-normalised importance sampling (Remark 1.3)", answer="my_snis")
 def self_normalised(answer):
+    """Three samples by hand; then a change of scale and a shift, which must go through."""
     # (1.6*1 + .4*3 + .4*3) / (1.6 + .4 + .4) = 4 / 2.4
     f, w = np.array([1.0, 3.0, 3.0]), np.array([1.6, 0.4, 0.4])
     expect(
@@ -78,6 +80,7 @@ def self_normalised(answer):
 
 @exercise("1a.3", "Effective sample size", answer="my_ess")
 def effective_sample_size(answer):
+    """Three weights by hand; then the two ends, N and 1."""
     # (1 + 1 + 2)^2 / (1 + 1 + 4) = 16 / 6
     expect(
         attempt(answer, np.array([1.0, 1.0, 2.0])),
@@ -101,6 +104,7 @@ def effective_sample_size(answer):
 
 @exercise("1a.4", "Off-policy value of a contextual bandit (Ex. 1.6)", answer="my_off_policy_value")
 def off_policy_value(answer):
+    """Three samples by hand; then a log with the behaviour's exact frequencies, which gives J itself."""
     # weights .9/.5 = 1.8, .1/.5 = .2, .4/.8 = .5: (1.8*1 + .2*2 + .5*4) / 3 = 4.2 / 3
     s, a, r = np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([1.0, 2.0, 4.0])
     target, behaviour = np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([[0.5, 0.5], [0.8, 0.2]])
@@ -143,6 +147,7 @@ def off_policy_value(answer):
 
 @exercise("1a.5", "Find the bug from the curve", answer="my_diagnosis")
 def diagnosis(answer):
+    """The level and the shape of the curve that each bug gives, worked out below."""
     # p = (.6, .3, .1), q = (.2, .3, .5), f = (1, 2, 4), truth 1.6.
     # A: mean of (q/p) f under q: .04/.6 + 2*.09/.3 + 4*.25/.1 = 10.67.   B: 2.8 at N = 1, then down to 1.6.
     # C: weights (2, 1, .2): .2*2 + .3*2 + .5*.8 = 1.4.

@@ -8,6 +8,7 @@ from rlbook.checks import Wrong, attempt, choose, exercise, expect
 
 @exercise("1b.1", "The score-function gradient of a softmax policy, from samples (7)", answer="my_gradient")
 def softmax_gradient(answer):
+    """Three samples of a three-armed bandit by hand; then one baseline a sample."""
     # theta = (ln 2, 0): pi = (1/2, 1/4, 1/4), mean feature (1/2, 1/2),
     # scores (1/2, -1/2), (-1/2, 3/2), (-1/2, -1/2)
     features, theta = np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]), np.log([2.0, 1.0])
@@ -47,6 +48,7 @@ def softmax_gradient(answer):
 
 @exercise("1b.2", "The leave-one-out baseline", answer="my_leave_one_out")
 def leave_one_out(answer):
+    """Means of the others by hand; two samples swap, equal rewards stay."""
     expect(
         # (2 + 6)/2, (1 + 6)/2, (1 + 2)/2
         attempt(answer, np.array([1.0, 2.0, 6.0])),
@@ -66,6 +68,7 @@ def leave_one_out(answer):
 
 @exercise("1b.3", "One TD(0) update, with the terminal mask (9)", answer="my_td_update")
 def td_update(answer):
+    """One step by hand, not terminated and terminated; the table passed in must not change."""
     expect(
         # y = 1 + 0.5 * 3 = 2.5, delta = 2.5 - 2 = 0.5, V(1) = 2 + 0.1 * 0.5 = 2.05
         attempt(answer, np.array([0.5, 2.0, 3.0]), 1, 1.0, 2, False, 0.5, 0.1),
@@ -105,6 +108,7 @@ def td_update(answer):
 
 @exercise("1b.4", "The lambda-return", answer="my_lambda_return")
 def lambda_return(answer):
+    """A short stretch by hand; then the two ends of lambda and a terminal step inside."""
     reward, next_value = np.array([1.0, 2.0, 2.0]), np.array([2.0, 4.0, 8.0])
     running = np.array([False, False, False])
     expect(
@@ -151,6 +155,7 @@ def lambda_return(answer):
 
 @exercise("1b.5", "Which bug made this curve?", answer="my_choice")
 def bug_hunt(answer):
+    """Where each bug would let the last state settle."""
     choose(
         answer,
         right="b",
