@@ -44,18 +44,9 @@ def importance_weights(p, q):
     q = 0 (Remark 1.2), on negative or non-finite input, on shapes that differ.
     """
     p, q = validate.same_shape(p=p, q=q)
-    for name, x in (("p", p), ("q", q)):
-        if x.min() < 0:
-            raise ValueError(f"{name}: expected probabilities, got the negative number {x.min():g}")
-    uncovered = (p > 0) & (q == 0)
-    if uncovered.any():
-        where = tuple(int(i) for i in np.argwhere(uncovered)[0])
-        raise ValueError(
-            f"q: expected q > 0 wherever p > 0, got q = 0 where p = {p[where]:g} at index {where}"
-        )
-    with np.errstate(over="ignore"):
-        w = np.divide(p, q, out=np.zeros_like(p), where=q > 0)
-    return validate.array("p / q", w)
+    validate.non_negative(p=p, q=q)
+    validate.support(p, q)
+    return np.divide(p, q, out=np.zeros_like(p), where=q > 0)
 
 
 def importance_sampling(f, w):
@@ -90,8 +81,7 @@ def effective_sample_size(w):
     It tells how many samples from p would have been as informative. Source: Kong 1992.
     """
     w = validate.array("w", w, ndim=(1, 2, 3))
-    if w.min() < 0:
-        raise ValueError(f"w: expected weights >= 0, got {w.min():g}")
+    validate.non_negative(w=w)
     w = _relative(w)
     return _scalar(w.sum(axis=-1) ** 2 / (w**2).sum(axis=-1))
 
@@ -155,20 +145,16 @@ def score_function_gradient(f, score, baseline=0.0, p=None):
     Returns (d,). Raises ValueError on shapes that differ, or a p that is no distribution.
     """
     f = validate.array("f", f, ndim=1)
-    score = validate.array("score", score, ndim=2)
-    if len(score) != len(f):
-        raise ValueError(f"score: expected {len(f)} rows as f, got shape {score.shape}")
+    score = validate.array("score", score, shape=(len(f), None))
     baseline = validate.array("baseline", baseline, ndim=(0, 1))
-    if baseline.ndim and baseline.shape != f.shape:
-        raise ValueError(f"baseline: expected a scalar or shape {f.shape}, got {baseline.shape}")
+    baseline = validate.array("baseline", baseline, shape=f.shape if baseline.ndim else ())
     weight = np.full(len(f), 1 / len(f)) if p is None else validate.distributions("p", p, shape=f.shape)
     return (weight * (f - baseline)) @ score
 
 
 def _weighted(f, w):
     f, w = validate.same_shape(ndim=(1, 2, 3), f=f, w=w)
-    if w.min() < 0:
-        raise ValueError(f"w: expected weights >= 0, got {w.min():g}")
+    validate.non_negative(w=w)
     return f, w
 
 

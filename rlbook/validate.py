@@ -10,7 +10,10 @@ SUM_TOLERANCE = 1e-8  # how far a row of probabilities may be from 1
 
 
 def array(name, value, ndim=None, shape=None):
-    """`value` as a finite float64 array with `ndim` axes (an int or a tuple of ints) or `shape`."""
+    """`value` as a finite float64 array with `ndim` axes (an int or a tuple of ints) or `shape`.
+
+    None in `shape` stands for any length.
+    """
     try:
         found = np.asarray(value)
         if found.dtype.kind not in "biuf":
@@ -18,8 +21,8 @@ def array(name, value, ndim=None, shape=None):
         found = found.astype(np.float64)
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a torch tensor with a gradient
         raise ValueError(f"{name}: expected real numbers in a regular array, got {error}") from None
-    if shape is not None and found.shape != tuple(shape):
-        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {found.shape}")
+    if shape is not None and not _fits(found.shape, shape):
+        raise ValueError(f"{name}: expected shape {_text(shape)}, got {found.shape}")
     if ndim is not None and found.ndim not in np.atleast_1d(ndim):
         raise ValueError(f"{name}: expected {ndim} axes, got shape {found.shape}")
     if found.size == 0:
@@ -80,11 +83,35 @@ def integer(name, value, low=1):
 def distributions(name, value, shape=None, ndim=None):
     """`value` as an array whose last axis holds probability distributions."""
     found = array(name, value, ndim, shape)
-    if found.min() < 0:
-        raise ValueError(f"{name}: expected probabilities, got the negative number {found.min():g}")
+    non_negative(**{name: found})
     sums = found.sum(axis=-1)
     worst = np.unravel_index(np.argmax(np.abs(sums - 1)), sums.shape)
     if abs(sums[worst] - 1) > SUM_TOLERANCE:
         where = f" (row {tuple(int(i) for i in worst)})" if worst else ""
         raise ValueError(f"{name}: expected each row to sum to 1, got {sums[worst]:.12g}{where}")
     return found
+
+
+def non_negative(**values):
+    """Refuse arrays that hold a negative number."""
+    for name, value in values.items():
+        if value.min() < 0:
+            raise ValueError(f"{name}: expected numbers >= 0, got {value.min():g}")
+
+
+def support(p, q):
+    """Refuse q = 0 where p > 0; a q so small that p / q exceeds every float counts as 0."""
+    uncovered = np.argwhere(p > np.minimum(q, 1.0) * np.finfo(float).max)
+    if uncovered.size:
+        i = tuple(int(k) for k in uncovered[0])
+        raise ValueError(
+            f"q: expected q > 0 wherever p > 0, got q = {q[i]:g} where p = {p[i]:g} at index {i}"
+        )
+
+
+def _fits(found, wanted):
+    return len(found) == len(wanted) and all(w in (None, f) for f, w in zip(found, wanted, strict=True))
+
+
+def _text(shape):
+    return str(tuple(shape)).replace("None", "any")
