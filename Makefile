@@ -15,16 +15,17 @@ endif
 STALE := $(strip $(STALE))
 
 # Strict notebook tests compare stored outputs: one thread, fixed hashes, no network, this environment's kernel.
-TEST_ENV := env -u MPLBACKEND -u RLBOOK_STRICT RLBOOK_MODE=fast \
+TEST_ENV := env -u MPLBACKEND -u RLBOOK_STRICT RLBOOK_MODE=fast RLBOOK_PROGRESS=0 \
   OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONHASHSEED=0 \
   HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 JUPYTER_PREFER_ENV_PATH=1
 
-.PHONY: help setup book test lab refresh clean
+.PHONY: help setup book test bench lab refresh clean
 
 help:
 	@echo "make setup    make .venv with the exact versions of requirements.lock (needs the network once)"
 	@echo "make book     run every notebook in order, write build/book/, print a table (NAMES='01a 02': only those)"
 	@echo "make test     run everything that CI runs: style, unit tests, notebooks against their stored outputs"
+	@echo "make bench    compare speed and learning with other libraries, 20 minutes, write data/runs/ (BENCH='--seeds 2')"
 	@echo "make lab      open the book in JupyterLab"
 	@echo "make refresh  run the notebooks again and store their outputs in place (NAMES='01a': only that one)"
 	@echo "make clean    remove .venv, build/ and caches"
@@ -55,6 +56,10 @@ test: .venv/.done
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(TEST_ENV) $(BIN)/python -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout=120 tests notebooks
+
+bench: .venv/.done
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps stable-baselines3==2.9.2 sb3-contrib==2.9.2
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/policy_optimisation.py $(BENCH)
 
 lab: .venv/.done
 	$(BIN)/python -m jupyterlab notebooks/00_start_here.ipynb

@@ -12,7 +12,7 @@ from pathlib import Path
 from rlbook import runner
 
 WITHOUT = {  # what an extra is for, and what to install
-    "book": "the notebooks cannot run",
+    "book": "notebooks cannot run (torch and safetensors: those from chapter 3 on)",
     "llm": "chapters 5 and 6 (language models) cannot run; the others can",
     "test": "`make test` cannot run; the notebooks can",
     "trl": "the comparison with TRL cannot run; the rest can",
@@ -160,6 +160,8 @@ def _packages():
     good = []
     for need in requirements:
         extra = next((name for name in WITHOUT if need.marker and f'"{name}"' in str(need.marker)), None)
+        if need.marker and '"bench"' in str(need.marker):
+            continue  # `make bench` brings the rivals itself
         bad, wanted = ("warn" if extra else "FAIL"), f"{need.name}{need.specifier}"
         fix = f"Run `make setup`, or `pip install '{wanted}'`."
         so = f" Without it, {WITHOUT[extra]}." if extra else ""

@@ -20,6 +20,11 @@ class Config:
     mode: str
     seed: int = 0
 
+    @property
+    def progress(self):
+        """Whether to draw progress bars: yes, unless RLBOOK_PROGRESS is 0 (tests, stored outputs)."""
+        return os.environ.get("RLBOOK_PROGRESS", "1") != "0"
+
     def pick(self, fast, full, smoke):
         """The value for this mode: `n = cfg.pick(fast=200, full=2000, smoke=5)`."""
         return {"fast": fast, "full": full, "smoke": smoke}[self.mode]

@@ -4,6 +4,7 @@ import numpy as np
 from gymnasium.envs.registration import register, registry
 
 from rlbook import validate
+from rlbook.estimation import softmax
 from rlbook.mdp import TabularMDP
 
 
@@ -86,12 +87,61 @@ def horizon_bandit(H, gamma=0.9, one_shot=True):
     return TabularMDP(P, r, np.eye(n)[0], gamma)
 
 
+TIED_OFFSET = np.log(0.001 / 0.999) - np.log(1e-4 / 0.9999)  # 2.3035
+
+
+def tied_policy(theta, offset=TIED_OFFSET):
+    """A one-parameter class on the cliff of Ex. 4.1.1: who goes to s1 more also takes b more.
+
+    pi(a1|s0) = sigmoid(theta), pi(b|s1) = sigmoid(theta + offset); (3, 2). The default offset, 2.3035,
+    gives the policy of the book, 1e-4 and 1e-3, at theta = log(1e-4 / 0.9999). In this class the
+    maximiser of L walks off the cliff; among all policies it does not.
+    """
+    theta, offset = validate.number("theta", theta), validate.number("offset", offset)
+    return softmax([[0, theta], [0, theta + offset], [0, 0]])
+
+
+def delayed_penalty(T=20, gamma=0.9):
+    """A chain where action 1 pays +1 in the first step and -3 in step T; discounted, it is worth taking.
+
+    States: one for each of the steps 0..T, then a terminal one. With one shared probability p of
+    action 1, J = p (1 - 3 gamma^T): at T = 20 and gamma = 0.9, 0.63527 p.
+    """
+    T = validate.integer("T", T)
+    P, r = np.zeros((T + 2, 2, T + 2)), np.zeros((T + 2, 2))
+    steps = np.arange(T + 2)
+    P[steps, :, np.minimum(steps + 1, T + 1)] = 1
+    r[0, 1], r[T, 1] = 1, -3
+    return TabularMDP(P, r, np.eye(T + 2)[0], gamma)
+
+
+def length_bandit(lengths=(10, 100, 10), reward=(0, 0, 1), gamma=0.9):
+    """A bandit whose arms differ in how long their episodes are.
+
+    In state 0 arm a pays reward[a] at once; then silent steps follow, lengths[a] steps in all. So
+    neither length nor discount matters for J = sum_a pi(a) reward[a]: an update that prefers a
+    length does so by itself. State k > 0 means k steps done of the longest arm; the last is terminal.
+    """
+    reward = validate.array("reward", reward, ndim=1)
+    lengths = validate.array("lengths", lengths, shape=reward.shape)
+    lengths = np.array([validate.integer("lengths", n) for n in lengths])
+    end = lengths.max()
+    P, r = np.zeros((end + 1, len(reward), end + 1)), np.zeros((end + 1, len(reward)))
+    steps = np.arange(end + 1)
+    P[steps, :, np.minimum(steps + 1, end)] = 1
+    P[0] = np.eye(end + 1)[end - lengths + 1]  # a short arm joins the silent steps late
+    r[0] = reward
+    return TabularMDP(P, r, np.eye(end + 1)[0], gamma)
+
+
 WORLDS = {
     "TwoState": two_state,
     "RandomWalk": random_walk,
     "Fork": fork,
     "SurrogateCliff": surrogate_cliff,
     "HorizonBandit": horizon_bandit,
+    "DelayedPenalty": delayed_penalty,
+    "LengthBandit": length_bandit,
 }
 
 

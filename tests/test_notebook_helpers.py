@@ -53,6 +53,13 @@ def test_an_unknown_mode_is_refused(monkeypatch):
         rlbook.setup("00")
 
 
+def test_bars_are_drawn_unless_the_environment_says_no(monkeypatch):
+    monkeypatch.delenv("RLBOOK_PROGRESS", raising=False)
+    assert notebook.Config("00", "fast").progress is True
+    monkeypatch.setenv("RLBOOK_PROGRESS", "0")
+    assert notebook.Config("00", "fast").progress is False
+
+
 def test_streams_repeat_and_differ():
     cfg = notebook.Config("00", "fast")
     assert np.array_equal(cfg.rng(1).random(4), cfg.rng(1).random(4))

@@ -16,8 +16,9 @@ PATHS = runner.notebooks()
 NAMES = [path.stem for path in PATHS]
 notebook_files = pytest.mark.parametrize("path", PATHS, ids=NAMES)
 
-# nbval compares nothing in a cell so tagged; raise the limit only with a reason
-IGNORED_CELLS_ALLOWED = {}
+# nbval compares nothing in a cell so tagged. Cells that train a network in float32 (and those that show
+# what came out) differ in the last digits between processors; they assert claims with a tolerance instead.
+IGNORED_CELLS_ALLOWED = {"03a": 3, "03b": 6, "04c": 6, "04d": 8}
 
 
 def cells(path, kind=None):

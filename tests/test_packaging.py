@@ -29,8 +29,8 @@ def requirements(lines):
 
 
 def direct():
-    """Every requirement of the package and its extras."""
-    extras = PROJECT["optional-dependencies"].values()
+    """Every requirement of the package and its extras, but for the rivals of `make bench`."""
+    extras = [lines for name, lines in PROJECT["optional-dependencies"].items() if name != "bench"]
     return requirements([*PROJECT["dependencies"], *(line for extra in extras for line in extra)])
 
 

@@ -5,8 +5,8 @@ import inspect
 import numpy as np
 import pytest
 
-from rlbook import estimation, td, validate, worlds
-from rlbook.mdp import TabularMDP
+from rlbook import bounds, cpi, estimation, exact_gradients, td, validate, worlds
+from rlbook.mdp import TabularMDP, Trajectories
 
 # --- the checks themselves ------------------------------------------------------------------------
 
@@ -126,6 +126,8 @@ GAMMA = DISCOUNT | {"one": first(1)}
 STEP = NUMBER | {"zero": first(0), "negative": first(-0.1)}
 OPTIONAL_DISTRIBUTION = {k: v for k, v in DISTRIBUTION.items() if k != "none"}  # None is the default
 OPTIONAL_COUNT = {k: v for k, v in COUNT.items() if k != "none"}
+NON_NEGATIVE = NUMBER | {"negative": first(-0.1)}
+FORM = {"unknown": lambda good: "occupancy", "none": lambda good: None}
 
 M = worlds.two_state()
 HALF = [[0.5, 0.5], [0.5, 0.5]]
@@ -136,6 +138,9 @@ STEPS = {
     "discount": (0.9, DISCOUNT),
 }
 VALUES = {"value": (REWARD, ARRAY), "next_value": (REWARD, ARRAY)}
+PAIR = {"pi": (HALF, DISTRIBUTION), "pi_new": ([[0.2, 0.8], [1, 0]], DISTRIBUTION)}
+BOUND = {"g": (1.0, NUMBER), "eps": (2.0, NON_NEGATIVE), "gamma": (0.9, GAMMA)}
+WALK = Trajectories(*(np.array(x) for x in ([[0, 1, 0]], [[1, 0]], [[0.5, 2.0]])))
 MOVES = {"state": ([0, 1, 0], INDEX), "next_state": ([1, 0, 1], INDEX)}
 
 # function -> argument -> (a good value, the ways to spoil it)
@@ -187,20 +192,62 @@ TABLE = {
     td.td_loss_gradient: STEPS
     | MOVES
     | {"value": ([0, 0], ARRAY), "weight": ([0.2, 0.3, 0.5], OPTIONAL_DISTRIBUTION)},
+    bounds.performance_difference: PAIR,
+    bounds.surrogate: PAIR,
+    bounds.distribution_shift: PAIR,
+    bounds.hoelder_bound: PAIR,
+    bounds.centred_bound: PAIR,
+    bounds.occupancy_gap_bound: PAIR,
+    bounds.mixture: PAIR | {"alpha": (0.5, DISCOUNT)},
+    bounds.total_variation: PAIR,
+    bounds.kl: PAIR,
+    bounds.max_kl: PAIR,
+    bounds.mean_kl: PAIR,
+    bounds.policy_advantage: PAIR,
+    bounds.cpi_epsilon: PAIR,
+    bounds.cpi_lower_bound: {"alpha": (0.5, DISCOUNT)} | BOUND,
+    bounds.trpo_lower_bound: PAIR,
+    cpi.step_size: BOUND,
+    cpi.greedy: {"pi": (HALF, DISTRIBUTION)},
+    cpi.exact: {"pi": (HALF, DISTRIBUTION), "iterations": (2, COUNT)},
+    cpi.sampled: {
+        "pi": (HALF, DISTRIBUTION),
+        "iterations": (2, COUNT),
+        "rollouts": (3, COUNT),
+        "horizon": (4, COUNT),
+        "eps": (2.0, {k: v for k, v in NON_NEGATIVE.items() if k != "none"}),
+    },
+    exact_gradients.truncated_gradient: {
+        "logits": ([[0, 1], [2, 3]], ARRAY),
+        "horizon": (3, COUNT),
+        "form": ("printed", FORM),
+    },
+    exact_gradients.trajectory_gradients: {
+        "logits": ([[0, 1], [2, 3]], ARRAY),
+        "gamma": (0.9, DISCOUNT),
+        "form": ("printed", FORM),
+    },
     worlds.two_state: {"gamma": (0.9, GAMMA)},
     worlds.fork: {"gamma": (0.9, GAMMA)},
     worlds.random_mdp: {"n_states": (2, COUNT), "n_actions": (2, COUNT), "gamma": (0.9, GAMMA)},
     worlds.random_walk: {"n": (3, COUNT), "gamma": (0.9, GAMMA)},
     worlds.surrogate_cliff: {"gamma": (0.9, GAMMA), "M": (9.0, NUMBER | {"negative": first(-1)})},
     worlds.horizon_bandit: {"H": (3, COUNT), "gamma": (0.9, GAMMA)},
+    worlds.tied_policy: {"theta": (0.5, NUMBER), "offset": (2.0, NUMBER)},
+    worlds.delayed_penalty: {"T": (3, COUNT), "gamma": (0.9, GAMMA)},
+    worlds.length_bandit: {
+        "lengths": ([2, 4], ARRAY | {k: COUNT[k] for k in ("zero", "half", "negative")}),
+        "reward": ([0.5, 1.0], ARRAY),
+        "gamma": (0.9, GAMMA),
+    },
 }
-FREE = {"rng", "residual", "one_shot"}  # arguments that hold no numbers to check
+GIVEN = {"rng": 0, "mdp": M, "walk": WALK}  # arguments with a good value and no way to spoil it here
+FREE = {*GIVEN, "residual", "one_shot", "tight", "held_out"}  # arguments that hold no numbers to check
 
 
 def call(function, **replaced):
     good = {name: value for name, (value, _) in TABLE[function].items()}
-    if "rng" in inspect.signature(function).parameters:
-        good["rng"] = 0
+    good |= {k: v for k, v in GIVEN.items() if k in inspect.signature(function).parameters}
     return function(**good | replaced)
 
 
@@ -280,6 +327,18 @@ SPECIAL = [
     (td.td_loss_gradient, "value", dict(value=HALF)),
     (td.td_loss_gradient, "state", dict(state=[0])),
     (td.td_loss_gradient, "weight", dict(weight=[0.5, 0.5])),
+    (bounds.surrogate, "pi", dict(pi=[[0.5, 0.5]])),
+    (bounds.surrogate, "pi_new", dict(pi_new=[[0.5, 0.5]])),
+    (bounds.mixture, "pi_new", dict(pi_new=[[1.0], [1.0]])),
+    (bounds.kl, "pi", dict(pi=[0.5, 0.5])),
+    (cpi.greedy, "pi", dict(pi=[[1.0], [1.0]])),
+    (exact_gradients.truncated_gradient, "logits", dict(logits=[[0, 1]])),
+    (exact_gradients.trajectory_gradients, "logits", dict(logits=[0, 1])),
+    (exact_gradients.trajectory_gradients, "state", dict(logits=[[0, 1]])),
+    (exact_gradients.trajectory_gradients, "state", dict(walk=WALK._replace(state=[[0, 1]]))),
+    (exact_gradients.trajectory_gradients, "action", dict(walk=WALK._replace(action=[[1, 2]]))),
+    (exact_gradients.trajectory_gradients, "reward", dict(walk=WALK._replace(reward=[1.0, 2.0]))),
+    (worlds.length_bandit, "lengths", dict(lengths=[1, 2, 3])),
     (worlds.make_env, "world", dict(world="TwoStates")),
 ]
 
@@ -294,7 +353,7 @@ def test_the_table_covers_every_public_function_and_argument():
     """The outsider is Python's own list of what the modules define."""
     found = [
         f
-        for module in (estimation, td, worlds)
+        for module in (bounds, cpi, estimation, exact_gradients, td, worlds)
         for _, f in inspect.getmembers(module, inspect.isfunction)
         if f.__module__ == module.__name__ and not f.__name__.startswith("_")
     ]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import product
 
 import gymnasium
 import numpy as np
@@ -9,7 +10,19 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from rlbook import worlds
-from rlbook.worlds import fork, horizon_bandit, random_mdp, random_walk, surrogate_cliff, two_state
+from rlbook.estimation import importance_sampling_variance, importance_weights, self_normalised, softmax
+from rlbook.td import returns_to_go
+from rlbook.worlds import (
+    delayed_penalty,
+    fork,
+    horizon_bandit,
+    length_bandit,
+    random_mdp,
+    random_walk,
+    surrogate_cliff,
+    tied_policy,
+    two_state,
+)
 
 IDS = sorted(f"rlbook/{world}-v0" for world in worlds.WORLDS)
 
@@ -63,6 +76,83 @@ def test_the_horizon_bandit_pays_gamma_to_the_h_whatever_is_done(H):
             assert mdp.evaluate(pi).J == pytest.approx(want, abs=1e-13)
         assert mdp.n_states == H + 1 + one_shot
     assert horizon_bandit(5).evaluate(np.full((7, 2), 0.5)).J == pytest.approx(0.59049, abs=1e-14)
+
+
+def test_erratum_the_return_of_the_horizon_bandit_as_printed():
+    """Ex. 4.1.2: an absorbing state that pays 1 pays it at every t >= H: gamma^H / (1 - gamma) in all."""
+    forever = sum(0.9**t for t in range(5, 400))
+    assert forever == pytest.approx(5.9049, abs=1e-12)
+    for one_shot, want in ((True, 0.59049), (False, forever)):
+        mdp = horizon_bandit(5, one_shot=one_shot)
+        assert mdp.evaluate(uniform(mdp)).J == pytest.approx(want, abs=1e-12)
+        G = returns_to_go(mdp.sample(uniform(mdp), 20, 400, rng=0).reward.T, 0.9)[0]
+        np.testing.assert_allclose(G, want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("H, want", [(1, 0.64), (5, 10.8637), (10, 139.747)])
+def test_the_trajectory_weights_of_the_horizon_bandit_have_variance_164_to_the_h(H, want):
+    """Ex. 4.1.2: p = 1/2, q = .9, all 2^H action sequences: 1.64^H - 1."""
+    actions = np.array(list(product((0, 1), repeat=H)))
+    behaviour, target = np.full(2**H, 0.5**H), np.where(actions == 1, 0.9, 0.1).prod(axis=1)
+    variance = importance_sampling_variance(target, behaviour, np.ones(2**H))
+    assert variance == pytest.approx(1.64**H - 1, rel=1e-12) == pytest.approx(want, abs=5e-4)
+
+
+def test_erratum_the_sample_variance_of_the_weights_hides_their_variance():
+    """Ex. 4.1.2, H = 50: the true variance is 5.5e10, that of 10,000 samples below 10 in the median.
+
+    The return is constant, so the self-normalised estimate is exact for all that.
+    """
+    mdp, target = horizon_bandit(50), np.array([0.1, 0.9])
+    assert 1.64**50 - 1 == pytest.approx(5.5232e10, rel=1e-4)
+    found = []
+    for seed in range(9):
+        walk = mdp.sample(uniform(mdp), 10000, 51, seed)
+        chosen = target[walk.action[:, :50]].prod(axis=1)
+        w = importance_weights(chosen, np.full(10000, 0.5**50))
+        found.append((w.var(), w.mean()))
+        G = returns_to_go(walk.reward.T, 0.9)[0]
+        assert self_normalised(G, w) == pytest.approx(0.9**50, rel=1e-12)
+    variance, mean = np.median(found, axis=0)
+    assert variance < 10 and mean < 0.1
+
+
+def test_the_tied_class_holds_the_two_policies_of_the_cliff():
+    """Ex. 4.1.1: eta = 1e-4 and eta2 = 1e-3 at theta = log(1e-4 / .9999); both 1 as theta grows."""
+    np.testing.assert_allclose(
+        tied_policy(np.log(1e-4 / 0.9999))[:2], [[0.9999, 1e-4], [0.999, 1e-3]], rtol=1e-12
+    )
+    np.testing.assert_allclose(tied_policy(800.0), [[0, 1], [0, 1], [0.5, 0.5]], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(tied_policy(0.0, offset=np.log(3))[:2], [[0.5, 0.5], [0.25, 0.75]], rtol=1e-15)
+
+
+def test_the_delayed_penalty_costs_three_but_much_later():
+    """J = p (1 - 3 gamma^T): .317635 at p = 1/2, .63527 at p = 1."""
+    mdp = delayed_penalty()
+    assert mdp.evaluate(uniform(mdp)).J == pytest.approx(0.317635, abs=5e-7)
+    assert mdp.evaluate(np.eye(2)[[1] * 22]).J == pytest.approx(1 - 3 * 0.9**20, abs=1e-14)
+    short = delayed_penalty(T=2, gamma=0.5)
+    p = softmax([[0.0, 1.0]] * 4)
+    assert short.evaluate(p).J == pytest.approx(p[0, 1] * (1 - 0.75), abs=1e-15)
+    assert short.terminal.tolist() == [False] * 3 + [True]
+    walk = short.sample(np.eye(2)[[1] * 4], 1, 5, rng=0)
+    assert walk.reward[0].tolist() == [1, 0, -3, 0, 0]
+
+
+def test_the_arms_of_the_length_bandit_differ_in_length_and_reward_alone():
+    """J is the mean reward for every discount; each arm's episode has its own number of steps."""
+    for gamma in (0.0, 0.5, 0.99):
+        mdp = length_bandit(gamma=gamma)
+        pi = np.tile([0.45, 0.45, 0.1], (101, 1))
+        assert mdp.evaluate(pi).J == pytest.approx(0.1, abs=1e-14)
+    env = gymnasium.make("rlbook/LengthBandit-v0", lengths=(1, 3, 2), reward=(5, -1, 0.5))
+    for arm, (length, reward) in enumerate([(1, 5), (3, -1), (2, 0.5)]):
+        env.reset(seed=0)
+        steps = [env.step(arm)[1:3]]
+        while not steps[-1][1]:
+            steps.append(env.step(0)[1:3])
+        assert len(steps) == length and [float(r) for r, _ in steps] == [reward] + [0] * (length - 1)
+    assert length_bandit().n_states == 101
 
 
 @pytest.mark.parametrize("n, gamma", [(1, 0.9), (2, 0.5), (5, 0.9), (6, 0.99)])
@@ -219,7 +309,7 @@ def test_an_action_that_is_no_action_is_refused(action):
 
 
 def test_an_unknown_world_or_option_is_refused_with_what_exists():
-    with pytest.raises(ValueError, match="^world: expected one of TwoState, .*HorizonBandit, got 'Cliff'$"):
+    with pytest.raises(ValueError, match="^world: expected one of TwoState, .*LengthBandit, got 'Cliff'$"):
         worlds.make_env("Cliff")
     with pytest.raises(TypeError, match="gama"):
         gymnasium.make("rlbook/TwoState-v0", gama=0.5)

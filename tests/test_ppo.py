@@ -1,0 +1,620 @@
+"""Section 4.7. The outsiders: tables by hand, the printed objective as a loop, finite differences, a closed
+form of the KL-penalised optimum, and a known world; `train` is watched from outside while it runs.
+"""
+
+import math
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlbook import policies, ppo
+from rlbook.ppo import Config, clipped_surrogate, train
+from rlbook.rollout import Collector, NonFiniteLoss, Result, evaluate
+from rlbook.worlds import two_state
+
+EPS = 0.2
+RATIOS = (0.5, 0.8, 1.0, 1.2, 1.5)
+
+
+def double(x):
+    return torch.tensor(x, dtype=torch.float64)
+
+
+# --- the clipped surrogate: (78) --------------------------------------------------------------------
+
+VALUES = {2.0: (1.0, 1.6, 2.0, 2.4, 2.4), -2.0: (-1.6, -1.6, -2.0, -2.4, -3.0), 0.0: (0,) * 5}
+SLOPES = {2.0: (2, 2, 2, 2, 0), -2.0: (0, -2, -2, -2, -2), 0.0: (0,) * 5}
+
+
+@pytest.mark.parametrize("advantage", VALUES)
+def test_the_clipped_surrogate_by_hand(advantage):
+    """(78), eps 0.2, at (0.5, 0.8, 1, 1.2, 1.5): a good action is capped above, a bad one held below."""
+    got = clipped_surrogate(double(RATIOS), double([advantage] * 5), EPS, EPS)
+    np.testing.assert_allclose(got, VALUES[advantage], rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("advantage", SLOPES)
+def test_its_slope_is_the_advantage_or_nothing(advantage):
+    """d(78)/d ratio = A times a gate, not the gate alone; the ends of the band still count as inside."""
+    ratio = double(RATIOS).requires_grad_()
+    clipped_surrogate(ratio, double([advantage] * 5), EPS, EPS).sum().backward()
+    np.testing.assert_array_equal(ratio.grad, SLOPES[advantage])
+
+
+def test_each_side_of_the_band_binds_one_sign():
+    """eps_low 0.1, eps_high 0.3: A = 1 stops at 1.3 and never at 0.9, A = -1 the other way round."""
+    ratio, one = double([0.5, 0.95, 1.25, 2.0]), torch.ones(4, dtype=torch.float64)
+    good, bad = clipped_surrogate(ratio, one, 0.1, 0.3), clipped_surrogate(ratio, -one, 0.1, 0.3)
+    np.testing.assert_allclose(good, [0.5, 0.95, 1.25, 1.3], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(bad, [-0.9, -0.95, -1.25, -2.0], rtol=0, atol=1e-15)
+    np.testing.assert_array_equal(clipped_surrogate(ratio, one, 0.9, 0.3), good)
+    np.testing.assert_array_equal(clipped_surrogate(ratio, -one, 0.1, 9.0), bad)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.floats(0, 10), st.floats(-100, 100), st.floats(0, 0.99), st.floats(0, 2))
+def test_the_clipped_surrogate_is_a_lower_bound(ratio, advantage, low, high):
+    """(78) <= ratio A, equal inside the band; and the book's min and clip in plain Python."""
+    got = clipped_surrogate(double([ratio]), double([advantage]), low, high).item()
+    assert got <= ratio * advantage
+    if 1 - low <= ratio <= 1 + high:
+        assert got == ratio * advantage
+    assert got == min(ratio * advantage, min(1 + high, max(ratio, 1 - low)) * advantage)
+
+
+def test_other_shapes_and_bands_are_refused():
+    with pytest.raises(ValueError, match=r"advantage: expected shape \(3,\) as ratio, got \(3, 1\)"):
+        clipped_surrogate(torch.ones(3), torch.ones(3, 1), EPS, EPS)
+    for low, high in ((-0.1, 0.2), (0.2, -0.1), (np.nan, 0.2), (0.2, np.nan)):
+        with pytest.raises(ValueError, match="eps_low, eps_high: expected numbers >= 0, got"):
+            clipped_surrogate(torch.ones(3), torch.ones(3), low, high)
+
+
+# --- the loss: (76)-(79), (82)-(85) -----------------------------------------------------------------
+
+M, D = 11, 3
+KINDS = {"categorical": Discrete(3), "gaussian": Box(-1, 1, (2,))}
+both_policies = pytest.mark.parametrize("kind", KINDS)
+both_objectives = pytest.mark.parametrize("objective", ["clip", "kl"])
+WEIGHTS = dict(value_coef=0.7, entropy_coef=0.3, eps_low=0.1, eps_high=0.25)
+
+
+def minibatch(kind, seed=0):
+    """Networks and a minibatch in float64; the old policy is another network, so ratios are far from 1."""
+    generator = torch.Generator().manual_seed(seed)
+    space = Box(-np.inf, np.inf, (D,))
+    nets = [*policies.build(space, KINDS[kind], (4,), seed), policies.build(space, KINDS[kind], (4,), 9)[0]]
+    for w in (w for net in nets for w in net.double().parameters()):
+        w.data += 0.3 * torch.randn(w.shape, generator=generator, dtype=w.dtype)
+    policy, value, old = nets
+    obs = torch.randn(M, D, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        params_old = old(obs)
+        action = old.sample(params_old, generator)
+        logp_old = old.log_prob(params_old, action)
+    advantage, target = torch.randn(2, M, generator=generator, dtype=torch.float64)
+    return policy, value, obs, action, logp_old, params_old, advantage, target
+
+
+def literal_loss(
+    kind, policy, value, obs, action, logp_old, params_old, advantage, target, config, shrink, beta
+):
+    """Minus (85), a row at a time; with the KL penalty in the place of (78) if the settings say so."""
+    with torch.no_grad():
+        new, old, v = policy(obs).numpy(), params_old.numpy(), value(obs).numpy()[:, 0]
+    total = kl_mean = v_mean = H_mean = 0.0
+    for i in range(M):
+        if kind == "categorical":
+            p, q = np.exp(old[i]), np.exp(new[i])
+            ratio = q[action[i]] / p[action[i]]
+            kl, H = np.sum(p * np.log(p / q)), -np.sum(q * np.log(q))
+        else:
+            (m0, s0), (m1, s1) = ((x[:2], np.exp(x[2:])) for x in (old[i], new[i]))
+            density = [
+                np.prod(np.exp(-((action[i].numpy() - m) ** 2) / (2 * s**2)) / (s * math.sqrt(2 * math.pi)))
+                for m, s in ((m0, s0), (m1, s1))
+            ]
+            ratio = density[1] / density[0]
+            kl = np.sum(np.log(s1 / s0) + (s0**2 + (m0 - m1) ** 2) / (2 * s1**2) - 0.5)
+            H = np.sum(np.log(s1 * math.sqrt(2 * math.pi * math.e)))
+        A = advantage[i].item()
+        low, high = 1 - shrink * config.eps_low, 1 + shrink * config.eps_high
+        term = min(ratio * A, min(high, max(ratio, low)) * A)
+        if config.objective == "kl":
+            term = ratio * A - beta * kl
+        squared = (v[i] - target[i].item()) ** 2
+        total += (term - config.value_coef * squared + config.entropy_coef * H) / M
+        kl_mean, v_mean, H_mean = kl_mean + kl / M, v_mean + squared / M, H_mean + H / M
+    return -total, kl_mean, v_mean, H_mean
+
+
+@both_policies
+@both_objectives
+@pytest.mark.parametrize("shrink", [1.0, 0.3])
+def test_the_loss_is_minus_the_printed_objective(kind, objective, shrink):
+    """(85) as a loop over rows, with both coefficients, an uneven band and its annealing."""
+    batch, config = minibatch(kind), Config(objective=objective, **WEIGHTS)
+    want, kl, v, H = literal_loss(kind, *batch, config, shrink, 0.4)
+    total, parts = ppo.loss(*batch, config, shrink, 0.4)
+    assert total.item() == pytest.approx(want, abs=1e-12)
+    assert parts["kl"].mean().item() == pytest.approx(kl, abs=1e-12)
+    assert parts["value_loss"].item() == pytest.approx(v, abs=1e-12)
+    assert parts["entropy"].item() == pytest.approx(H, abs=1e-12)
+    outside = (parts["ratio"] - 1).abs() > 0.25
+    assert outside.any() and not outside.all()  # the band matters
+
+
+@both_policies
+@both_objectives
+def test_the_gradient_of_the_loss_is_its_derivative(kind, objective):
+    """Central differences in every weight of both networks, float64."""
+    policy, value, *data = minibatch(kind)
+    config = Config(objective=objective, **WEIGHTS)
+    ppo.loss(policy, value, *data, config, 1.0, 0.4)[0].backward()
+    for w in (*policy.parameters(), *value.parameters()):
+        for i in np.ndindex(*w.shape):
+            at, y = w.data[i].item(), []
+            for h in (1e-6, -1e-6):
+                w.data[i] = at + h
+                y.append(ppo.loss(policy, value, *data, config, 1.0, 0.4)[0].item())
+            w.data[i] = at
+            assert w.grad[i].item() == pytest.approx((y[0] - y[1]) / 2e-6, abs=1e-7)
+    assert all(w.grad.abs().max() > 1e-4 for w in (*policy.parameters(), *value.parameters()))
+
+
+@both_policies
+def test_without_coefficients_only_the_clipped_objective_is_left(kind):
+    """c1 = c2 = 0: minus (79), the mean of (78); and the value network gets no gradient."""
+    policy, value, obs, action, logp_old, *rest = minibatch(kind)
+    config = Config(value_coef=0, entropy_coef=0)
+    total, _ = ppo.loss(policy, value, obs, action, logp_old, *rest, config)
+    with torch.no_grad():
+        ratio = (policy.log_prob(policy(obs), action) - logp_old).exp().numpy()
+    A = rest[1].numpy()
+    clipped = np.where(A > 0, np.minimum(ratio, 1.2), np.maximum(ratio, 0.8)) * A
+    assert total.item() == pytest.approx(-clipped.mean(), abs=1e-12)
+    total.backward()
+    assert all((w.grad == 0).all() for w in value.parameters())
+
+
+@both_policies
+@both_objectives
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+def test_a_step_makes_good_actions_likelier_and_bad_ones_rarer(kind, objective, advantage):
+    """One row, from ratio 1: the log-probability moves with the sign of the advantage."""
+    policy, value, obs, action, *_ = minibatch(kind)
+    obs, action = obs[:1], action[:1]
+    with torch.no_grad():
+        params = policy(obs)
+        before = policy.log_prob(params, action)
+    config = Config(objective=objective)
+    total, _ = ppo.loss(
+        policy, value, obs, action, before, params, double([advantage]), double([0.0]), config, kl_coef=1.0
+    )
+    total.backward()
+    torch.optim.SGD(policy.parameters(), lr=1e-3).step()
+    with torch.no_grad():
+        moved = (policy.log_prob(policy(obs), action) - before).item()
+    assert moved * advantage > 1e-4
+
+
+def test_at_the_old_policy_the_gradient_is_that_of_the_policy_gradient():
+    """Ratio 1 and KL at its minimum: both objectives start along the mean of A grad log pi."""
+    for objective in ("clip", "kl"):
+        policy, value, obs, action, _, _, advantage, target = minibatch("categorical")
+        with torch.no_grad():
+            params = policy(obs)
+            logp = policy.log_prob(params, action)
+        config = Config(objective=objective, value_coef=0)
+        total, _ = ppo.loss(policy, value, obs, action, logp, params, advantage, target, config, kl_coef=5.0)
+        got = torch.autograd.grad(total, list(policy.parameters()))
+        plain = -(policy.log_prob(policy(obs), action) * advantage).mean()
+        for g, w in zip(got, torch.autograd.grad(plain, list(policy.parameters())), strict=True):
+            np.testing.assert_allclose(g, w, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name, position", [("logp_old", 4), ("advantage", 6), ("target", 7)])
+def test_columns_that_would_broadcast_are_refused(name, position):
+    batch = list(minibatch("categorical"))
+    batch[position] = batch[position][:, None]
+    with pytest.raises(ValueError, match=rf"{name}: expected shape \({M},\), got \({M}, 1\)"):
+        ppo.loss(*batch, Config())
+
+
+# --- what the objectives lead to --------------------------------------------------------------------
+
+
+def bandit(p):
+    """A softmax policy over one state with probabilities p, in float64; its only weights are the logits."""
+    policy = policies.CategoricalPolicy(1, len(p), (), torch.Generator()).double()
+    policy.net[0].weight.data[:] = double(p).log()[:, None]
+    policy.net[0].bias.requires_grad_(False)
+    return policy
+
+
+def expectation(policy, old, p, advantage, config, kl_coef=0.0):
+    """`ppo.loss` without the critic, exact: action a stands in a share p[a] of 20 rows."""
+    action = torch.from_numpy(np.repeat(np.arange(len(p)), np.round(20 * np.array(p)).astype(int)))
+    n = len(action)
+    params = old.log().expand(n, -1)
+    logp = params[torch.arange(n), action]
+    one = torch.ones(n, 1, dtype=torch.float64)
+    data = one, action, logp, params, double(advantage)[action], one[:, 0]
+    return ppo.loss(policy, lambda obs: obs, *data, config, kl_coef=kl_coef)
+
+
+def test_one_step_leaves_the_clip_band_and_stays_out():
+    """Three arms, A = (1, -1/2, -1/2), step size 2: logits (2, -1, -1) / 3 make ratios 3 e/(e+2) = 1.728.
+
+    Then every arm is past its clip, on the side it wanted to go, and the gradient is 0 for ever.
+    """
+    third = [1 / 3] * 3
+    policy = bandit(third)
+    for step in range(3):
+        total, parts = expectation(policy, double(third), [0.35] * 3, [1, -0.5, -0.5], Config(value_coef=0))
+        (gradient,) = torch.autograd.grad(total, [policy.net[0].weight])
+        if step == 0:
+            np.testing.assert_allclose(gradient[:, 0], [-1 / 3, 1 / 6, 1 / 6], rtol=0, atol=1e-15)
+        else:
+            np.testing.assert_array_equal(gradient, 0)
+            ratios = parts["ratio"].detach().unique()
+            np.testing.assert_allclose(ratios, [3 / (math.e + 2), 3 * math.e / (math.e + 2)], rtol=1e-12)
+            np.testing.assert_allclose(ratios, [0.6358, 1.7284], atol=1e-4)
+        policy.net[0].weight.data -= 2 * gradient
+
+
+@pytest.mark.parametrize(
+    "p, advantage, kl_coef, want",
+    [
+        ((0.5, 0.5), (1, -1), 1.0, (1 + math.sqrt(5)) / 4),  # lambda is the golden ratio
+        ((0.25, 0.75), (2, -1), 1.0, 0.25 / (math.sqrt(1.75) - 1)),  # lambda = 1 + sqrt 1.75
+        ((0.5, 0.5), (1, -1), 3.0, None),
+        ((0.2, 0.5, 0.3), (1, 0.5, -2), 0.7, None),
+    ],
+)
+def test_the_kl_penalised_optimum_has_a_closed_form(p, advantage, kl_coef, want):
+    """max_q sum q A - beta KL(p || q) is at q_a = beta p_a / (lambda - A_a), lambda making it sum to 1.
+
+    The other direction of KL would give p exp(A / beta), 0.8808 in the first case instead of 0.8090.
+    """
+    p, A = np.array(p), np.array(advantage, float)
+    low, high = A.max() + 1e-9, A.max() + 100
+    for _ in range(200):  # the sum falls in lambda
+        lam = (low + high) / 2
+        low, high = (lam, high) if (kl_coef * p / (lam - A)).sum() > 1 else (low, lam)
+    q = kl_coef * p / (lam - A)
+    if want is not None:
+        assert q[0] == pytest.approx(want, abs=1e-9)
+    policy = bandit([1 / len(p)] * len(p))
+    config = Config(objective="kl", value_coef=0)
+    tight = dict(tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe")
+    search = torch.optim.LBFGS([policy.net[0].weight], **tight)
+
+    def closure():
+        search.zero_grad()
+        total, _ = expectation(policy, double(p), p, A, config, kl_coef)
+        total.backward()
+        return total
+
+    for _ in range(3):
+        search.step(closure)
+    with torch.no_grad():
+        got = policy(torch.ones(1, 1, dtype=torch.float64)).exp()[0]
+    np.testing.assert_allclose(got, q, rtol=0, atol=1e-8)
+
+
+# --- settings ---------------------------------------------------------------------------------------
+
+BAD = [
+    (name, bad)
+    for name in ("total_steps", "n_envs", "n_steps", "epochs", "minibatch")
+    for bad in (0, -1, 1.5)
+]
+BAD += [(name, bad) for name in ("lr", "eps_low", "eps_high") for bad in (0, -0.1, np.nan, np.inf, None, "x")]
+BAD += [(name, bad) for name in ("discount", "lam") for bad in (-0.1, 1.1, np.nan)]
+BAD += [(name, bad) for name in ("value_coef", "entropy_coef", "kl_coef") for bad in (-1, np.inf)]
+BAD += [(name, bad) for name in ("kl_target", "max_grad_norm") for bad in (0, -1, np.nan)]
+BAD += [(name, bad) for name in ("anneal", "normalise") for bad in ("no", None)]
+BAD += [("objective", "ppo"), ("hidden", 64), ("hidden", (64, 0)), ("hidden", (1.5,))]
+
+
+@pytest.mark.parametrize("name, bad", BAD)
+def test_bad_settings_are_refused_by_name(name, bad):
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        Config(**{name: bad})
+
+
+def test_settings_at_their_limits_are_fine():
+    config = Config(
+        discount=1, lam=0, value_coef=0, kl_target=None, max_grad_norm=None, hidden=(), n_envs=4.0
+    )
+    assert (config.n_envs, config.hidden) == (4, ())
+    with pytest.raises(TypeError, match="learning_rate"):
+        Config(learning_rate=1e-3)
+
+
+# --- training, watched ------------------------------------------------------------------------------
+
+
+class Marked(gymnasium.Env):
+    """Every observation occurs once: (episode + step / 10, copy). Every 3 steps copy 0 ends, 1 is cut."""
+
+    observation_space, action_space = Box(-np.inf, np.inf, (2,)), Discrete(2)
+    burst = None  # the step (of each copy) that pays 1e38
+
+    def __init__(self, reward=None):
+        self.episode, self.steps, self.reward = -1, 0, reward
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.copy = seed % 2
+        self.episode, self.t = self.episode + 1, 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.t, self.steps = self.t + 1, self.steps + 1
+        last = self.t == 3
+        reward = self.t + 0.5 * float(action)
+        if self.reward is not None and self.steps > 16:
+            reward = self.reward
+        return self.observe(), reward, last and self.copy == 0, last and self.copy == 1, {}
+
+    def observe(self):
+        return np.array([self.episode + self.t / 10, self.copy], np.float32)
+
+
+def register(env_id, entry_point, **kwargs):
+    gymnasium.register(env_id, entry_point=entry_point, disable_env_checker=True, kwargs=kwargs)
+    return env_id
+
+
+MARKED = register("test/Marked-v0", Marked)
+HUGE = register("test/Huge-v0", Marked, reward=1e38)  # from its 17th step on
+NAN = register("test/Nan-v0", Marked, reward=math.nan)
+SMALL = dict(n_envs=2, n_steps=8, hidden=())
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """What `train` hands to `ppo.loss`, a dict a call."""
+    calls, real = [], ppo.loss
+    names = ("obs", "action", "logp_old", "params_old", "advantage", "target", "config", "shrink", "kl_coef")
+
+    def spy(policy, value, *args):
+        calls.append(dict(zip(names, args, strict=True)))
+        return real(policy, value, *args)
+
+    monkeypatch.setattr(ppo, "loss", spy)
+    return calls
+
+
+def expected_rows(seed, discount, lam):
+    """{observation: row} of the first iteration, with (80) and (81) as a double sum; a segment of its own."""
+    env = gymnasium.make(MARKED)
+    policy, value = policies.build(env.observation_space, env.action_space, (), seed)
+    segment = Collector(MARKED, 2, seed).collect(policy, 8)
+    with torch.no_grad():
+        V = value(torch.from_numpy(segment.obs)).squeeze(-1).double().numpy()
+
+        def v(*obs):
+            return value(torch.tensor([obs])).item()
+
+    rows = {}
+    for t, n in np.ndindex(8, 2):
+        A = 0.0
+        for i in range(t, 8):
+            episode, step = divmod(i, 3)  # every episode takes 3 steps
+            V_next = v(episode + (step + 1) / 10, float(n))
+            if n == 0 and step == 2:
+                V_next = 0.0
+            delta = segment.reward[i, n] + discount * V_next - V[i, n]
+            A += (discount * lam) ** (i - t) * delta
+            if step == 2:
+                break
+        rows[tuple(segment.obs[t, n])] = dict(
+            action=segment.action[t, n], params_old=segment.params[t, n], advantage=A, target=A + V[t, n]
+        )
+    return rows
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_every_row_of_a_minibatch_belongs_together(watched, normalise):
+    """Box 4.7.4: advantages and raw targets (80), (81) reach the row whose observation they belong to.
+
+    Ends, cuts and the segment's end included. Each epoch sees every row once, in an order of its own;
+    with `normalise` the advantages are standardised within the minibatch, the targets never.
+    """
+    config = Config(
+        total_steps=16, epochs=3, minibatch=5, normalise=normalise, discount=0.9, lam=0.8, **SMALL
+    )
+    train(MARKED, config, seed=4, progress=False)
+    rows = expected_rows(4, 0.9, 0.8)
+    assert len(rows) == 16 and [len(call["obs"]) for call in watched] == [6, 5, 5] * 3
+    order = [tuple(o) for call in watched for o in call["obs"].numpy()]
+    for epoch in (order[:16], order[16:32], order[32:]):
+        assert sorted(epoch) == sorted(rows)
+    assert order[:16] != order[16:32] != order[32:] and order[:16] != list(rows)
+    for call in watched:
+        want = [rows[tuple(o)] for o in call["obs"].numpy()]
+        A = np.array([row["advantage"] for row in want])
+        if normalise:
+            A = (A - A.mean()) / A.std(ddof=1)
+        np.testing.assert_allclose(call["advantage"], A, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(call["target"], [row["target"] for row in want], rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(call["action"], [row["action"] for row in want])
+        np.testing.assert_array_equal(call["params_old"], np.array([row["params_old"] for row in want]))
+        logp = [row["params_old"][row["action"]].item() for row in want]
+        np.testing.assert_array_equal(call["logp_old"].numpy(), np.array(logp, np.float32))
+
+
+@pytest.mark.parametrize("anneal", [True, False])
+@pytest.mark.parametrize("max_grad_norm", [0.01, None])
+def test_step_size_and_clip_range_fall_to_zero(watched, monkeypatch, anneal, max_grad_norm):
+    """Four iterations of three steps: factors 1, 3/4, 1/2, 1/4. And the gradient is shortened first."""
+    seen = []
+
+    class Adam(torch.optim.Adam):
+        def step(self):
+            g = [w.grad.norm().item() for group in self.param_groups for w in group["params"]]
+            seen.append((self.param_groups[0]["lr"], math.hypot(*g)))
+            super().step()
+
+    monkeypatch.setattr(torch.optim, "Adam", Adam)
+    config = Config(
+        total_steps=64, epochs=3, minibatch=16, lr=0.02, anneal=anneal, max_grad_norm=max_grad_norm, **SMALL
+    )
+    train(MARKED, config, progress=False)
+    factor = np.repeat([1, 0.75, 0.5, 0.25] if anneal else [1.0] * 4, 3)
+    lr, norm = np.array(seen).T
+    np.testing.assert_allclose(lr, 0.02 * factor, rtol=1e-12)
+    np.testing.assert_allclose([call["shrink"] for call in watched], factor, rtol=1e-12)
+    if max_grad_norm:
+        np.testing.assert_allclose(norm, 0.01, rtol=1e-4)
+    else:
+        assert norm.min() > 0.02
+
+
+def test_the_history_says_what_happened():
+    """One iteration: KL(old || new) and the share outside the band, from the two policies, row by row."""
+    config = Config(total_steps=16, epochs=5, minibatch=16, lr=0.3, eps_low=0.1, eps_high=0.15, **SMALL)
+    result = train(MARKED, config, seed=4, progress=False)
+    old, _ = policies.build(Marked.observation_space, Marked.action_space, (), 4)
+    segment = Collector(MARKED, 2, 4).collect(old, 8)
+    with torch.no_grad():
+        p, q = (net(torch.from_numpy(segment.obs)).double().exp().numpy() for net in (old, result.policy))
+    taken = (*np.indices((8, 2)), segment.action)
+    ratio, h = q[taken] / p[taken], {name: x.item() for name, x in result.history.items()}
+    assert h["kl"] == pytest.approx((p * np.log(p / q)).sum(-1).mean(), rel=1e-4)
+    assert abs(h["kl"] - (q * np.log(q / p)).sum(-1).mean()) > 0.01 * h["kl"]  # and not the other direction
+    assert h["clip_fraction"] == np.mean((ratio < 0.9) | (ratio > 1.15)) > 0
+    assert h["env_steps"] == 16
+    assert h["episode_return"] == pytest.approx(np.mean(segment.episode_return))
+    assert len(segment.episode_return) == 4 and h["kl_coef"] == 1 and h["seconds"] > 0
+
+
+def test_the_kl_coefficient_follows_its_target(watched):
+    """Doubled where KL > 1.5 times the target, halved where KL < target / 1.5; the next loss uses it."""
+    config = Config(
+        total_steps=40 * 16, epochs=4, minibatch=16, lr=0.05, anneal=False, objective="kl", kl_target=0.01,
+        kl_coef=0.5, **SMALL,
+    )  # fmt: skip
+    h = train(MARKED, config, progress=False).history
+    before = np.concatenate([[0.5], h["kl_coef"][:-1]])
+    factor = np.where(h["kl"] > 0.015, 2, np.where(h["kl"] < 0.01 / 1.5, 0.5, 1))
+    np.testing.assert_array_equal(h["kl_coef"], before * factor)
+    assert set(factor) == {0.5, 1, 2}
+    np.testing.assert_array_equal([call["kl_coef"] for call in watched], np.repeat(before, 4))
+
+
+# --- training, its outcome --------------------------------------------------------------------------
+
+
+def flat(result):
+    return torch.cat(
+        [w.detach().flatten() for net in (result.policy, result.value) for w in net.parameters()]
+    )
+
+
+def test_a_seeded_run_repeats_bit_for_bit():
+    config = Config(total_steps=1024)
+    torch.manual_seed(1)
+    first, state = train("CartPole-v1", config, seed=3, progress=False), torch.get_rng_state()
+    torch.manual_seed(2)
+    again = train("CartPole-v1", config, seed=3, progress=False)
+    other = train("CartPole-v1", config, seed=4, progress=False)
+    assert torch.equal(flat(first), flat(again))
+    assert not torch.equal(flat(first), flat(other))
+    for name in set(first.history) - {"seconds"}:
+        np.testing.assert_array_equal(first.history[name], again.history[name])
+    torch.manual_seed(1)
+    assert torch.equal(state, torch.get_rng_state())  # nothing was drawn from the global generator
+
+
+@pytest.mark.parametrize("options", [{}, {"objective": "kl", "kl_target": 0.01}], ids=["clip", "kl"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_it_solves_a_world_with_a_known_optimum(options, seed):
+    """The two-state world, 8,192 steps: J of the learned policy, exact, is above 95 % of J* = 15.824."""
+    config = Config(
+        total_steps=8192, n_envs=8, n_steps=64, epochs=4, minibatch=128, lr=0.01, discount=0.9, lam=0.95,
+        hidden=(16,), **options,
+    )  # fmt: skip
+    result = train("rlbook/TwoState-v0", config, seed=seed, progress=False)
+    mdp = two_state()
+    with torch.no_grad():
+        pi = result.policy(torch.eye(2)).double().softmax(-1).numpy()
+    J, best, start = mdp.evaluate(pi).J, mdp.optimal()[1], mdp.evaluate(np.full((2, 2), 0.5)).J
+    assert best == pytest.approx(15.824176, abs=1e-6)
+    assert start < 0.7 * best < 0.95 * best < J <= best
+
+
+@pytest.mark.parametrize("env_id, iterations", [("CartPole-v1", 7), ("Pendulum-v1", 7)])
+def test_a_short_run_on_a_real_environment(env_id, iterations, tmp_path):
+    """2,000 steps are 7 iterations of 256; every column has a number for each; the result can be saved."""
+    result = train(env_id, Config(total_steps=2000, epochs=4), progress=False)
+    h = result.history
+    assert set(map(len, h.values())) == {iterations}
+    np.testing.assert_array_equal(h["env_steps"], 256 * np.arange(1, iterations + 1))
+    assert all(np.isfinite(column).all() for name, column in h.items() if name != "episode_return")
+    assert (h["kl"] > 0).all() and (h["kl_coef"] == 1).all()
+    result.save(tmp_path)
+    assert torch.equal(flat(result), flat(Result.load(tmp_path)))
+    assert np.isfinite(evaluate(result.policy, env_id, 2, n_envs=2)).all()
+
+
+# --- training, when it goes wrong -------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_parameters():
+    """Rewards of 1e38 from step 17 on: iterations 0 and 1 are fine, iteration 2 is not and is undone."""
+    config = Config(total_steps=64, anneal=False, **SMALL)
+    with pytest.raises(
+        NonFiniteLoss, match=r"the loss is (inf|nan).* in iteration 2: rewards .*1e\+38"
+    ) as stop:
+        train(HUGE, config, progress=False)
+    result = stop.value.result
+    good = train(HUGE, Config(total_steps=32, anneal=False, **SMALL), progress=False)
+    assert torch.isfinite(flat(result)).all() and torch.equal(flat(result), flat(good))
+    np.testing.assert_array_equal(result.history["env_steps"], [16, 32])
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(monkeypatch):
+    """A finite loss with a NaN in its gradient, in the only update of iteration 1."""
+    calls, real = [], ppo.loss
+
+    def poisoned(policy, *args):
+        calls.append(1)
+        total, parts = real(policy, *args)
+        if len(calls) == 2:
+            total = total + (0 * policy.net[0].bias).sqrt().sum()  # 0, with derivative 0 * inf
+        return total, parts
+
+    monkeypatch.setattr(ppo, "loss", poisoned)
+    for max_grad_norm in (0.5, None):
+        calls.clear()
+        config = Config(total_steps=64, epochs=1, minibatch=16, max_grad_norm=max_grad_norm, **SMALL)
+        with pytest.raises(NonFiniteLoss, match="the norm of its gradient nan in iteration 1") as stop:
+            train(MARKED, config, progress=False)
+        assert torch.isfinite(flat(stop.value.result)).all()
+
+
+def test_silence_when_asked_for(capfd):
+    config = Config(total_steps=32, **SMALL)
+    train(MARKED, config, progress=False)
+    assert capfd.readouterr() == ("", "")
+    train(MARKED, config, progress=True)
+    assert "PPO" in capfd.readouterr().err
+
+
+def test_bad_environments_are_refused():
+    with pytest.raises(ValueError, match="env_id: expected a registered environment, got 'Nowhere-v0'"):
+        train("Nowhere-v0", progress=False)
+    with pytest.raises(ValueError, match="reward: expected finite rewards, test/Nan-v0 gave nan"):
+        train(NAN, Config(total_steps=64, **SMALL), progress=False)
+    many = type("Many", (Marked,), {"action_space": MultiDiscrete([2, 2])})
+    with pytest.raises(ValueError, match="action_space: expected Discrete or a one-axis Box"):
+        train(register("test/Many-v0", many), progress=False)
