@@ -5,7 +5,7 @@ import pytest
 
 from rlbook import checks, runner
 
-CHAPTERS = {path.name.split("_")[0]: path for path in runner.notebooks()}
+CHAPTERS = {path.name.split("_")[0]: path for path in runner.notebooks() if path.name[0].isdigit()}
 SOLUTIONS = {chapter: runner.solutions(chapter) for chapter in CHAPTERS}
 EXERCISES = [(chapter, id) for chapter, (solved, _) in SOLUTIONS.items() for id in solved]
 MUTANTS = [

@@ -15,6 +15,8 @@ from rlbook import checks, runner
 PATHS = runner.notebooks()
 NAMES = [path.stem for path in PATHS]
 notebook_files = pytest.mark.parametrize("path", PATHS, ids=NAMES)
+CHAPTERS = [path for path in PATHS if path.name[0].isdigit()]  # the others are appendices: no exercises
+chapter_files = pytest.mark.parametrize("path", CHAPTERS, ids=[path.stem for path in CHAPTERS])
 
 # nbval compares nothing in a cell so tagged. Cells that train a network in float32 (and those that show
 # what came out) differ in the last digits between processors; they assert claims with a tolerance instead.
@@ -42,10 +44,17 @@ def test_the_skeleton_is_kept(path):
     assert None not in names and len(set(names)) == len(names)
     assert names[0] == "title" and found[0].cell_type == "markdown"
     assert names[-1] == "report" and found[-1].source == "report()"
-    assert {"setup", "why", "summary"} <= set(names)
+    assert {"setup", "summary"} <= set(names)
     chapter = path.name.split("_")[0]
     setup = found[names.index("setup")].source
     assert f'rlbook.setup("{chapter}")' in setup
+
+
+@chapter_files
+def test_a_chapter_asks_and_answers(path):
+    found = cells(path)
+    names = [cell.metadata.name for cell in found]
+    assert "why" in names
     assert found[names.index("summary")].source.count("<summary>Answer</summary>") >= 5
     code = "\n".join(cell.source for cell in cells(path, "code"))
     assert "predict(" in code and "reveal(" in code and "verify(" in code
@@ -121,7 +130,7 @@ def test_every_exercise_stands_in_exactly_one_notebook():
     assert all(checks.get(id).title for id in tagged)
 
 
-@notebook_files
+@chapter_files
 def test_the_stored_outputs_are_those_of_the_unsolved_notebook(path):
     text = "".join(
         output.get("text", "")
@@ -133,7 +142,7 @@ def test_the_stored_outputs_are_those_of_the_unsolved_notebook(path):
     assert "\nPASS " not in "\n" + text and "\nFAIL " not in "\n" + text
 
 
-@notebook_files
+@chapter_files
 def test_solved_it_passes_every_check(path):
     solved, _ = runner.solutions(path.name.split("_")[0])
     run = runner.execute(runner.inject(nbformat.read(path, as_version=4), solved), mode="smoke", strict=True)
@@ -141,7 +150,7 @@ def test_solved_it_passes_every_check(path):
     assert {id: state for id, (state, _) in run.checks.items()} == dict.fromkeys(solved, "PASS")
 
 
-@notebook_files
+@chapter_files
 def test_with_a_wrong_answer_everywhere_it_fails_every_check_and_still_ends(path):
     solved, wrong = runner.solutions(path.name.split("_")[0])
     sources = {id: runner.mutant_source(solved[id], next(iter(wrong[id].values()))) for id in solved}
@@ -155,3 +164,21 @@ def test_the_readme_shows_the_figure_of_the_tagged_cell():
     assert [picture for picture in tagged if picture] == [
         (PATHS[0].parent.parent / "data" / "readme.png").read_bytes()
     ]
+
+
+def test_every_test_that_a_notebook_names_exists():
+    root = PATHS[0].parents[1]
+    named = {
+        (file, test)
+        for path in PATHS
+        for cell in cells(path)
+        for file, test in re.findall(r"(tests/\w+\.py)::(test_\w+)", cell.source)
+    }
+    assert len(named) >= 20
+    for file, test in named:
+        defined = {
+            node.name
+            for node in ast.parse((root / file).read_text()).body
+            if isinstance(node, ast.FunctionDef)
+        }
+        assert test in defined, f"{file}::{test}"
