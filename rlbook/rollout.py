@@ -88,7 +88,7 @@ class Collector:
         )
         reward, terminated, truncated = np.empty((T, N)), np.empty((T, N), bool), np.empty((T, N), bool)
         params, cut_obs, finished = [], [], []
-        with torch.inference_mode():
+        with one_thread(), torch.inference_mode():
             for t in range(T):
                 obs[t] = self.obs
                 p = policy(torch.from_numpy(self.obs))

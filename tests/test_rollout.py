@@ -429,10 +429,20 @@ def test_evaluation_refuses_bad_counts(bad):
 
 
 def test_one_thread_is_given_back():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    with pytest.raises(KeyError), one_thread():
-        assert torch.get_num_threads() == 1
-        raise KeyError
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(before)
+    """Also after an error; and a segment is collected on one thread (with two, 10 times slower or more)."""
+    before, seen = torch.get_num_threads(), []
+
+    class Counting(Scripted):
+        def __call__(self, obs):
+            seen.append(torch.get_num_threads())
+            return super().__call__(obs)
+
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(KeyError), one_thread():
+            assert torch.get_num_threads() == 1
+            raise KeyError
+        clock().collect(Counting(), 3)
+        assert seen == [1, 1, 1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
