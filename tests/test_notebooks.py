@@ -34,7 +34,8 @@ def test_the_file_is_stored_as_the_reader_should_find_it(path):
     assert metadata["kernelspec"]["name"] == "python3"
     assert [cell.execution_count for cell in cells(path, "code")] == [*range(1, len(cells(path, "code")) + 1)]
     assert len(text.encode()) < 500_000
-    assert not re.search(r"(/home/|/work/|/tmp/|/root/|/Users/|0x[0-9a-f]{6}|np\.float64\()", text)
+    words = re.sub(r'"image/png": "[^"]*"', "", text)  # base64 may spell anything
+    assert not re.search(r"(/home/|/work/|/tmp/|/root/|/Users/|0x[0-9a-f]{6}|np\.float64\()", words)
 
 
 @notebook_files
