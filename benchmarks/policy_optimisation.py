@@ -3,7 +3,7 @@
 Both sides get the same environment, network, batch, number of updates and seed; their runs
 alternate, so a busy machine slows both. One thread each. Usage, by `make bench`:
 
-    python benchmarks/policy_optimisation.py [--seeds 10] [--only NAME] [--out data/runs/policy_optimisation.json]
+    python benchmarks/policy_optimisation.py [--seeds 10] [--only NAME] [--out FILE]
 
 `steps_per_second` counts the whole of training. A curve is the mean return of the training episodes
 that ended in each of 40 equal stretches of environment steps; `final` is the mean return of 100 episodes
@@ -42,36 +42,64 @@ def cases():
 
     tuned = ppo.Config(total_steps=60_000)
     plain = ppo.Config(
-        total_steps=60_000, n_envs=4, n_steps=128, epochs=4, minibatch=128, lr=2.5e-4, discount=0.99, lam=0.95,
+        total_steps=60_000,
+        n_envs=4,
+        n_steps=128,
+        epochs=4,
+        minibatch=128,
+        lr=2.5e-4,
+        discount=0.99,
+        lam=0.95,
         entropy_coef=0.01,
-    )  # fmt: skip
+    )
     actor = a2c.Config(total_steps=100_000)
     region = trpo.Config(total_steps=60_000, cg_iters=15, shrink=0.8, max_shrinks=9)
     return {
         "PPO": (ppo, tuned, PPO, ppo_options(tuned)),
         "PPO, settings of CleanRL": (ppo, plain, PPO, ppo_options(plain)),
         "A2C": (
-            a2c, actor, A2C,
-            dict(n_steps=5, learning_rate=linear(7e-4), gamma=0.99, gae_lambda=1.0, ent_coef=0.0, vf_coef=0.5),
+            a2c,
+            actor,
+            A2C,
+            dict(
+                n_steps=5, learning_rate=linear(7e-4), gamma=0.99, gae_lambda=1.0, ent_coef=0.0, vf_coef=0.5
+            ),
         ),
         "TRPO": (
-            trpo, region, TRPO,
+            trpo,
+            region,
+            TRPO,
             dict(
-                n_steps=128, batch_size=128, gamma=0.99, gae_lambda=0.95, learning_rate=1e-3, target_kl=0.01,
-                cg_max_steps=15, cg_damping=0.1, line_search_shrinking_factor=0.8, line_search_max_iter=10,
+                n_steps=128,
+                batch_size=128,
+                gamma=0.99,
+                gae_lambda=0.95,
+                learning_rate=1e-3,
+                target_kl=0.01,
+                cg_max_steps=15,
+                cg_damping=0.1,
+                line_search_shrinking_factor=0.8,
+                line_search_max_iter=10,
                 n_critic_updates=10,
             ),
         ),
-    }  # fmt: skip
+    }
 
 
 def ppo_options(c):
     """Stable-Baselines3's names for our settings."""
     return dict(
-        n_steps=c.n_steps, batch_size=c.minibatch, n_epochs=c.epochs, gamma=c.discount, gae_lambda=c.lam,
-        learning_rate=linear(c.lr), clip_range=linear(c.eps_low), ent_coef=c.entropy_coef, vf_coef=c.value_coef,
+        n_steps=c.n_steps,
+        batch_size=c.minibatch,
+        n_epochs=c.epochs,
+        gamma=c.discount,
+        gae_lambda=c.lam,
+        learning_rate=linear(c.lr),
+        clip_range=linear(c.eps_low),
+        ent_coef=c.entropy_coef,
+        vf_coef=c.value_coef,
         max_grad_norm=c.max_grad_norm,
-    )  # fmt: skip
+    )
 
 
 def curve(steps, returns, total):
