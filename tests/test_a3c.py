@@ -69,10 +69,20 @@ for event in (fail, die, meet):
 
 
 @pytest.fixture(autouse=True)
-def one_thread_and_no_process_left():
+def one_thread_two_minutes_and_no_process_left():
+    """A run that would hang ends with an error, and what it leaves behind is ended and counted."""
+    if hasattr(signal, "SIGALRM"):
+        before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("still waiting after two minutes"))
+        signal.alarm(120)
     with one_thread():
         yield
-    assert multiprocessing.active_children() == []
+    if hasattr(signal, "SIGALRM"):
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    left = multiprocessing.active_children()
+    for process in left:
+        process.kill()
+    assert left == []
 
 
 def flat(*networks):
