@@ -115,8 +115,8 @@ def test_one_step_is_the_steepest_one():
     assert x.tolist() == [0.5, 0.5]
 
 
-def test_equal_eigenvalues_need_one_product():
-    """It stops when the residual is gone: b along two eigenvectors takes two products, not ten."""
+def test_it_stops_when_the_residual_is_gone():
+    """(73): b along two eigenvectors takes two products, not ten."""
     calls = []
 
     def product(x):
@@ -141,7 +141,7 @@ def test_a_singular_matrix_is_fine_if_b_lies_in_its_range():
 
 
 def test_the_tolerance_is_on_the_squared_residual():
-    """A looser tol stops sooner, with a residual below its root; b is returned to as it was."""
+    """A looser tol stops sooner, with a residual below its root; b stays as it was."""
     A, b = spd(12, 3), normal(12, seed=4)
     before, errors = b.clone(), []
     for tol in (1e-1, 1e-4, 1e-8):
