@@ -50,8 +50,8 @@ class Config:
     minibatch: int = 256  # M
     lr: float = 1e-3
     anneal: bool = True  # step size and clip range fall linearly to 0
-    discount: float = 0.98  # gamma
-    lam: float = 0.8  # lambda
+    discount: float = 0.99  # gamma
+    lam: float = 0.95  # lambda
     objective: str = "clip"  # or "kl": the penalised surrogate
     eps_low: float = 0.2  # eps_clip
     eps_high: float = 0.2
