@@ -1,0 +1,323 @@
+"""Every critic-free method as a row of one table.
+
+    objective = sum over terms of  weight * aggregate(gate(ratio, advantage))  -  kl_coef * KL
+
+A term says which rows it sums, among which rows their advantages compare, what the ratio divides by,
+and the gate and the aggregation. Objectives are maximised.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from rlbook import validate
+from rlbook.llm import advantages, aggregate, gates, kl, ratios
+from rlbook.llm.batch import GUIDE, POLICY
+
+FLOOR = -20.0  # log-probabilities of the guide below this count as this
+
+
+def everything(rollouts):
+    """All rows."""
+    return torch.ones_like(rollouts.source, dtype=torch.bool)
+
+
+def policy(rollouts):
+    """Rows sampled from the policy."""
+    return rollouts.source == POLICY
+
+
+def guide(rollouts):
+    """Rows sampled from the guide: the paper's V."""
+    return rollouts.source == GUIDE
+
+
+def rewarded(rollouts):
+    """Policy rows with a reward above 0: the paper's U."""
+    return policy(rollouts) & (rollouts.rewards > 0)
+
+
+def unrewarded(rollouts):
+    """Policy rows with a reward of 0 or less: the paper's W."""
+    return policy(rollouts) & (rollouts.rewards <= 0)
+
+
+def guide_or_unrewarded(rollouts):
+    """The paper's V and W together."""
+    return guide(rollouts) | unrewarded(rollouts)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of an objective. `rows`, `pool`, `counted` map Rollouts to a bool (B,)."""
+
+    advantage: Callable  # rewards, group -> (B,)
+    ratio: Callable  # logp, logp of the behaviour, mask -> (B, T) or (B, 1)
+    gate: Callable  # ratio, advantage, **gate_options -> as ratio
+    aggregate: Callable  # x, mask, counted -> scalar
+    gate_options: dict = field(default_factory=dict)
+    rows: Callable = policy  # the rows summed
+    pool: Callable | None = None  # the rows whose rewards are compared; None: `rows`
+    counted: Callable | None = None  # the rows whose tokens the mean divides by; None: `rows`
+    behaviour: str = "old"  # the ratio divides by pi_old, or by the "guide"
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Objective:
+    """value: scalar to maximise; metrics: dict of floats, and `parts`, a dict of floats for each term."""
+
+    value: torch.Tensor
+    metrics: dict
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table."""
+
+    name: str
+    terms: tuple
+    kl_coef: float = 0.0
+    kl: str = "reward_k1"
+    mask_truncated: bool = False  # overlong filtering: truncated rows compare but are not summed
+
+    def __post_init__(self):
+        validate.number("kl_coef", self.kl_coef, 0.0)
+        if self.kl not in kl.PLACES:
+            raise ValueError(f"kl: expected one of {', '.join(kl.PLACES)}, got {self.kl!r}")
+        if not isinstance(self.mask_truncated, bool):
+            raise ValueError(f"mask_truncated: expected True or False, got {self.mask_truncated!r}")
+
+    def scores(self, rollouts):
+        """(89) The rewards (B,) that are compared: R, less the KL penalty where `kl` is "reward_k1"."""
+        if not self.kl_coef or self.kl != "reward_k1":
+            return rollouts.rewards
+        _need(rollouts, "logp_ref")
+        penalty = torch.where(rollouts.mask, kl.k1(rollouts.logp_old, rollouts.logp_ref), 0.0).sum(1)
+        return rollouts.rewards - self.kl_coef * torch.where(policy(rollouts), penalty, 0.0)
+
+    def advantages(self, rollouts):
+        """One (B,) tensor a term, 0 on the rows outside its pool. Needs whole groups."""
+        scores, found = self.scores(rollouts).detach(), []
+        for term in self.terms:
+            pool = (term.pool or term.rows)(rollouts)
+            advantage = torch.zeros_like(scores)
+            if pool.any():
+                advantage[pool] = term.advantage(scores[pool], rollouts.group[pool])
+            found.append(advantage)
+        return found
+
+    def objective(self, logp, rollouts, advantages=None, whole=None, exact_kl=None):
+        """The objective of `rollouts` under new log-probabilities.
+
+        | argument   | shape     | meaning                                                            |
+        | ---------- | --------- | ------------------------------------------------------------------ |
+        | logp       | (B, T)    | log pi_theta of the completion tokens, with a gradient             |
+        | rollouts   |           | B rows: a batch, or a part of it                                   |
+        | advantages | (B,) each | from `advantages` of the whole batch; None: computed from rollouts |
+        | whole      |           | the optimiser step's Rollouts, if `rollouts` is a part of it       |
+        | exact_kl   | (B, T)    | `kl.exact` of each token's state, where the option kl is "exact"   |
+        """
+        if logp.shape != rollouts.mask.shape:
+            raise ValueError(f"logp: expected shape {tuple(rollouts.mask.shape)}, got {tuple(logp.shape)}")
+        advantages = self.advantages(rollouts) if advantages is None else advantages
+        whole = rollouts if whole is None else whole
+        value, parts = logp.new_zeros(()), {}
+        for term, advantage in zip(self.terms, advantages, strict=True):
+            mask, counted = self._mask(term.rows, rollouts), self._mask(term.counted or term.rows, whole)
+            old = rollouts.logp_old
+            if term.behaviour == "guide" and mask.any():
+                _need(rollouts, "logp_guide")
+                old = rollouts.logp_guide.clamp(min=FLOOR)
+            ratio, A = term.ratio(logp, old.to(logp.dtype), mask), advantage.to(logp.dtype)[:, None]
+            x = term.gate(ratio, A, **term.gate_options)
+            value = value + term.weight * term.aggregate(x, mask, counted)
+            parts[_part_name(term)] = _part(term, ratio.detach(), A, logp.detach() - old, mask)
+        value = value - self._penalty(logp, rollouts, whole, exact_kl)
+        return Objective(value, _metrics(parts, advantages, rollouts))
+
+    def _mask(self, rows, rollouts):
+        chosen = rows(rollouts)
+        if self.mask_truncated:
+            chosen = chosen & ~rollouts.truncated
+        return rollouts.mask & chosen[:, None]
+
+    def _penalty(self, logp, rollouts, whole, exact_kl):
+        """kl_coef times the KL of the policy's rows, aggregated as the first term is."""
+        if not self.kl_coef or self.kl == "reward_k1":
+            return 0.0
+        mask = self._mask(policy, rollouts)
+        if self.kl == "exact":
+            if exact_kl is None or exact_kl.shape != logp.shape:
+                raise ValueError(f"exact_kl: expected shape {tuple(logp.shape)}, got {exact_kl}")
+            tokens = exact_kl
+        else:
+            _need(rollouts, "logp_ref")
+            estimate = {"loss_k1": kl.k1, "loss_k2": kl.k2, "loss_k3": kl.k3}[self.kl]
+            tokens = estimate(torch.where(mask, logp, 0.0), torch.where(mask, rollouts.logp_ref, 0.0))
+        return self.kl_coef * self.terms[0].aggregate(tokens, mask, self._mask(policy, whole))
+
+
+def _need(rollouts, name):
+    if getattr(rollouts, name) is None:
+        raise ValueError(f"{name}: this method needs it, the rollouts have None")
+
+
+def _part_name(term):
+    return f"{term.rows.__name__}/{term.behaviour}"
+
+
+def _part(term, ratio, advantage, log_ratio, mask):
+    """What one term did: its tokens, whether anything moves, ratios, clipped and held tokens."""
+    ratio, advantage = ratio.expand(mask.shape), advantage.expand(mask.shape)
+    tokens = max(int(mask.sum()), 1)
+    clips = term.gate is gates.min_clip
+    binds = gates.clip_binds(ratio, advantage, **term.gate_options) if clips else torch.zeros_like(mask)
+    return {
+        "tokens": int(mask.sum()),
+        "live": bool((mask & (advantage != 0)).any()),
+        "ratio_mean": ratio[mask].mean().item() if mask.any() else 1.0,
+        "ratio_max": ratio[mask].max().item() if mask.any() else 1.0,
+        "clip_fraction": int((binds & mask).sum()) / tokens,
+        "held": int(((log_ratio.abs() > ratios.LIMIT) & mask).sum()),
+    }
+
+
+def _metrics(parts, advantages, rollouts):
+    """Totals over the terms; a token of two terms counts in each."""
+    tokens = sum(part["tokens"] for part in parts.values())
+    mean = {
+        name: sum(part[name] * part["tokens"] for part in parts.values()) / max(tokens, 1)
+        for name in ("ratio_mean", "clip_fraction")
+    }
+    alive = torch.stack([a != 0 for a in advantages]).any(0)
+    groups = torch.unique(rollouts.group)
+    return {
+        **mean,
+        "ratio_max": max(part["ratio_max"] for part in parts.values()),
+        "dead_groups": 1 - len(torch.unique(rollouts.group[alive])) / len(groups),
+        "tokens": tokens,
+        "held": sum(part["held"] for part in parts.values()),
+        "parts": parts,
+    }
+
+
+def _clip(clip):
+    try:
+        low, high = clip
+    except (TypeError, ValueError):
+        raise ValueError(f"clip: expected two numbers (low, high), got {clip!r}") from None
+    return {"low": validate.number("clip", low, 0.0), "high": validate.number("clip", high, 0.0)}
+
+
+def _reinforce(**shared):
+    term = Term(advantages.raw, ratios.product_ratio, gates.none, aggregate.sequence_mean)
+    return Method("reinforce", (term,), **shared)
+
+
+def _rloo(clip=(0.2, 0.2), **shared):
+    row = advantages.leave_one_out, ratios.product_ratio, gates.min_clip, aggregate.sequence_mean
+    return Method("rloo", (Term(*row, _clip(clip)),), **shared)
+
+
+def _grpo(clip=(0.2, 0.2), **shared):
+    row = advantages.z_score, ratios.token_ratio, gates.min_clip, aggregate.sequence_mean
+    return Method("grpo", (Term(*row, _clip(clip)),), **shared)
+
+
+def _dr_grpo(clip=(0.2, 0.2), max_length=None, **shared):
+    length = None if max_length is None else validate.integer("max_length", max_length)
+
+    def constant(x, mask, counted=None):
+        return aggregate.constant(x, mask, counted, length)
+
+    row = advantages.centred, ratios.token_ratio, gates.min_clip, constant
+    return Method("dr_grpo", (Term(*row, _clip(clip)),), **shared)
+
+
+def _dapo(clip=(0.2, 0.28), **shared):
+    row = advantages.z_score, ratios.token_ratio, gates.min_clip, aggregate.token_mean
+    return Method("dapo", (Term(*row, _clip(clip)),), **shared)
+
+
+def _gspo(clip=(3e-4, 4e-4), **shared):
+    # The published range. The geometric mean moves far less than a token's ratio: for completions of
+    # T tokens a range of about 0.2 / sqrt(T) clips as often as GRPO's 0.2 does.
+    row = advantages.z_score, ratios.sequence_ratio, gates.min_clip, aggregate.sequence_mean
+    return Method("gspo", (Term(*row, _clip(clip)),), **shared)
+
+
+def _sapo(tau_pos=1.0, tau_neg=1.05, **shared):
+    taus = {name: validate.number(name, x, 0.0, open_low=True) for name, x in
+            (("tau_pos", tau_pos), ("tau_neg", tau_neg))}  # fmt: skip
+    row = advantages.z_score, ratios.token_ratio, gates.soft_gate, aggregate.sequence_mean
+    return Method("sapo", (Term(*row, taus),), **shared)
+
+
+def _mix_1(variant="faithful", clip=(0.2, 0.28), shape_gamma=0.1, **shared):
+    own, shaped = _mixed_parts(variant, clip, shape_gamma)
+    pool = {"faithful": None, "corrected": everything}[variant]
+    terms = (
+        Term(*own, pool=pool, weight=0.5),
+        Term(*shaped, rows=guide, pool=pool, behaviour="guide", weight=0.5),
+    )
+    return Method("mix_1", terms, **shared)
+
+
+def _mix_2(variant="faithful", clip=(0.2, 0.28), shape_gamma=0.1, **shared):
+    own, shaped = _mixed_parts(variant, clip, shape_gamma)
+    both = {"pool": guide_or_unrewarded, "counted": guide_or_unrewarded, "weight": 0.5}
+    terms = (
+        Term(*own, rows=rewarded, pool={"faithful": rewarded, "corrected": policy}[variant], weight=0.5),
+        Term(*shaped, rows=guide, behaviour="guide", **both),
+        Term(*own, rows=unrewarded, behaviour={"faithful": "guide", "corrected": "old"}[variant], **both),
+    )
+    return Method("mix_2", terms, **shared)
+
+
+def _mixed_parts(variant, clip, shape_gamma):
+    """(P3's parts, P4's parts): what stands before the rows of a Term."""
+    if variant not in ("faithful", "corrected"):
+        raise ValueError(f"variant: expected 'faithful' or 'corrected', got {variant!r}")
+    gamma = {"shape_gamma": validate.number("shape_gamma", shape_gamma, 0.0, open_low=True)}
+    start = advantages.z_score, ratios.token_ratio
+    own = (*start, gates.min_clip, aggregate.token_mean, _clip(clip))
+    return own, (*start, gates.shaped, aggregate.token_mean, gamma)
+
+
+TABLE = {
+    "reinforce": _reinforce,
+    "rloo": _rloo,
+    "grpo": _grpo,
+    "dr_grpo": _dr_grpo,
+    "dapo": _dapo,
+    "gspo": _gspo,
+    "sapo": _sapo,
+    "mix_1": _mix_1,
+    "mix_2": _mix_2,
+}
+SHARED = ("kl_coef", "kl", "mask_truncated")
+
+
+def options(name):
+    """The names of a method's options."""
+    if name not in TABLE:
+        raise ValueError(f"method: expected one of {', '.join(TABLE)}, got {name!r}")
+    own = [p.name for p in inspect.signature(TABLE[name]).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    return (*own, *SHARED)
+
+
+def get(name, **chosen):
+    """The method of that name with some options changed; an unknown name or option raises.
+
+    Options of all: kl_coef, kl, mask_truncated (see `Method`). The others stand in the table of
+    `methods.options(name)`: clip=(low, high), max_length of dr_grpo, tau_pos and tau_neg of sapo,
+    variant ("faithful" or "corrected") and shape_gamma of mix_1 and mix_2.
+    """
+    known = options(name)
+    unknown = [option for option in chosen if option not in known]
+    if unknown:
+        raise ValueError(f"{name}: expected options among {', '.join(known)}, got {', '.join(unknown)}")
+    return TABLE[name](**chosen)
