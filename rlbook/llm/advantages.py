@@ -54,7 +54,8 @@ def leave_one_out(rewards, group):
     index, size, _, _ = _groups(rewards, group)
     if (size < 2).any():
         raise ValueError("group: leave_one_out compares with others, expected at least two rows a group")
-    return centred(rewards, group) * (size / (size - 1))[index]
+    others = (size - 1).to(rewards.dtype)
+    return centred(rewards, group) * (size / others)[index]
 
 
 def raw(rewards, group):

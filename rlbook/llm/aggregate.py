@@ -30,6 +30,6 @@ def token_mean(x, mask, counted=None):
 
 
 def constant(x, mask, counted=None, length=None):
-    """(100) Sum over a row's tokens by a constant length (default: T), mean over rows."""
+    """(100) Sum over a row's tokens by a constant length (default: T of counted), mean over rows."""
     counted = mask if counted is None else counted
-    return _total(x, mask, mask.shape[1] if length is None else length) / _rows(counted)
+    return _total(x, mask, counted.shape[1] if length is None else length) / _rows(counted)

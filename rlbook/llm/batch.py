@@ -46,8 +46,10 @@ class Rollouts:
             value = getattr(self, field.name)
             if not isinstance(value, torch.Tensor) and not (value is None and field.default is None):
                 raise ValueError(f"{field.name}: expected a torch tensor, got {type(value).__name__}")
-        if self.completion_ids.ndim != 2:
-            raise ValueError(f"completion_ids: expected shape (B, T), got {tuple(self.completion_ids.shape)}")
+        if self.completion_ids.ndim != 2 or not len(self.completion_ids):
+            raise ValueError(
+                f"completion_ids: expected shape (B, T) with B > 0, got {tuple(self.completion_ids.shape)}"
+            )
         B, T = self.completion_ids.shape
         prompt = (B, self.prompt_ids.shape[-1] if self.prompt_ids.ndim else 0)
         shapes = dict.fromkeys(("mask", "logp_old", "logp_ref", "logp_guide"), (B, T))

@@ -20,7 +20,7 @@ def clip_binds(ratio, advantage, low=0.2, high=0.2):
 
 def soft_gate(ratio, advantage, tau_pos=1.0, tau_neg=1.05):
     """(117)-(119) SAPO: 4 / tau sigmoid(tau (ratio - 1)) A, with tau_pos where A > 0, else tau_neg."""
-    tau = torch.where(advantage > 0, tau_pos, tau_neg).to(ratio.dtype)
+    tau = torch.where(advantage > 0, ratio.new_tensor(tau_pos), ratio.new_tensor(tau_neg))
     return 4 / tau * torch.sigmoid(tau * (ratio - 1)) * advantage
 
 

@@ -35,4 +35,4 @@ def exact(log_probs, log_probs_ref):
             f"log_probs_ref: expected shape {tuple(log_probs.shape)}, got {tuple(log_probs_ref.shape)}"
         )
     p = log_probs.exp()
-    return torch.where(p > 0, p * (log_probs - log_probs_ref), 0.0).sum(-1)
+    return (p * torch.where(p > 0, log_probs - log_probs_ref, 0.0)).sum(-1)  # 0 log 0 = 0, gradient too

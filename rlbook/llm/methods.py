@@ -117,12 +117,19 @@ class Method:
         | logp       | (B, T)    | log pi_theta of the completion tokens, with a gradient             |
         | rollouts   |           | B rows: a batch, or a part of it                                   |
         | advantages | (B,) each | from `advantages` of the whole batch; None: computed from rollouts |
+        |            | or (B, T) | one a token, from a critic                                         |
         | whole      |           | the optimiser step's Rollouts, if `rollouts` is a part of it       |
         | exact_kl   | (B, T)    | `kl.exact` of each token's state, where the option kl is "exact"   |
         """
         if logp.shape != rollouts.mask.shape:
             raise ValueError(f"logp: expected shape {tuple(rollouts.mask.shape)}, got {tuple(logp.shape)}")
         advantages = self.advantages(rollouts) if advantages is None else advantages
+        shapes = (rollouts.rewards.shape, rollouts.mask.shape)
+        if len(advantages) != len(self.terms) or any(a.shape not in shapes for a in advantages):
+            raise ValueError(
+                f"advantages: expected {len(self.terms)} of shape {tuple(shapes[0])} or {tuple(shapes[1])}, "
+                f"got {[tuple(a.shape) for a in advantages]}"
+            )
         whole = rollouts if whole is None else whole
         value, parts = logp.new_zeros(()), {}
         for term, advantage in zip(self.terms, advantages, strict=True):
@@ -131,10 +138,10 @@ class Method:
             if term.behaviour == "guide" and mask.any():
                 _need(rollouts, "logp_guide")
                 old = rollouts.logp_guide.clamp(min=FLOOR)
-            ratio, A = term.ratio(logp, old.to(logp.dtype), mask), advantage.to(logp.dtype)[:, None]
+            ratio, A = term.ratio(logp, old.to(logp.dtype), mask), _column(advantage).to(logp.dtype)
             x = term.gate(ratio, A, **term.gate_options)
             value = value + term.weight * term.aggregate(x, mask, counted)
-            parts[_part_name(term)] = _part(term, ratio.detach(), A, logp.detach() - old, mask)
+            parts[_part_name(term)] = _part(term, ratio.detach(), A, mask)
         value = value - self._penalty(logp, rollouts, whole, exact_kl)
         return Objective(value, _metrics(parts, advantages, rollouts))
 
@@ -151,13 +158,18 @@ class Method:
         mask = self._mask(policy, rollouts)
         if self.kl == "exact":
             if exact_kl is None or exact_kl.shape != logp.shape:
-                raise ValueError(f"exact_kl: expected shape {tuple(logp.shape)}, got {exact_kl}")
+                found = None if exact_kl is None else tuple(exact_kl.shape)
+                raise ValueError(f"exact_kl: expected shape {tuple(logp.shape)}, got {found}")
             tokens = exact_kl
         else:
             _need(rollouts, "logp_ref")
             estimate = {"loss_k1": kl.k1, "loss_k2": kl.k2, "loss_k3": kl.k3}[self.kl]
             tokens = estimate(torch.where(mask, logp, 0.0), torch.where(mask, rollouts.logp_ref, 0.0))
         return self.kl_coef * self.terms[0].aggregate(tokens, mask, self._mask(policy, whole))
+
+
+def _column(advantage):
+    return advantage if advantage.ndim == 2 else advantage[:, None]
 
 
 def _need(rollouts, name):
@@ -169,7 +181,7 @@ def _part_name(term):
     return f"{term.rows.__name__}/{term.behaviour}"
 
 
-def _part(term, ratio, advantage, log_ratio, mask):
+def _part(term, ratio, advantage, mask):
     """What one term did: its tokens, whether anything moves, ratios, clipped and held tokens."""
     ratio, advantage = ratio.expand(mask.shape), advantage.expand(mask.shape)
     tokens = max(int(mask.sum()), 1)
@@ -181,7 +193,7 @@ def _part(term, ratio, advantage, log_ratio, mask):
         "ratio_mean": ratio[mask].mean().item() if mask.any() else 1.0,
         "ratio_max": ratio[mask].max().item() if mask.any() else 1.0,
         "clip_fraction": int((binds & mask).sum()) / tokens,
-        "held": int(((log_ratio.abs() > ratios.LIMIT) & mask).sum()),
+        "held": int(((ratio.log().abs() > ratios.LIMIT - 1e-5) & mask).sum()),
     }
 
 
@@ -192,7 +204,7 @@ def _metrics(parts, advantages, rollouts):
         name: sum(part[name] * part["tokens"] for part in parts.values()) / max(tokens, 1)
         for name in ("ratio_mean", "clip_fraction")
     }
-    alive = torch.stack([a != 0 for a in advantages]).any(0)
+    alive = torch.stack([((_column(a) != 0) & rollouts.mask).any(1) for a in advantages]).any(0)
     groups = torch.unique(rollouts.group)
     return {
         **mean,

@@ -1,0 +1,183 @@
+"""Batched sampling with a key-value cache, and the log-probabilities of what was sampled."""
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+
+from rlbook import validate
+
+
+@dataclass
+class Samples:
+    """Completions of B prompts: P tokens the longest prompt, T tokens the longest completion.
+
+    | field          | shape, type   | meaning                                                       |
+    | -------------- | ------------- | ------------------------------------------------------------- |
+    | prompt_ids     | (B,P) int64   | left padded                                                   |
+    | prompt_mask    | (B,P) bool    | True on the prompt's own tokens                               |
+    | completion_ids | (B,T) int64   | right padded                                                  |
+    | mask           | (B,T) bool    | True on completion tokens; the end token counts               |
+    | logp           | (B,T) float32 | log-prob under the sampling distribution, 0 where mask is False |
+    | truncated      | (B,) bool     | no end token within the limit                                 |
+    | texts          | B strings     | without the end token                                         |
+    """
+
+    prompt_ids: torch.Tensor
+    prompt_mask: torch.Tensor
+    completion_ids: torch.Tensor
+    mask: torch.Tensor
+    logp: torch.Tensor
+    truncated: torch.Tensor
+    texts: list
+
+
+def sample(
+    model, tokenizer, prompts, max_new_tokens, temperature=1.0, generator=None, rows_per_batch=None
+) -> Samples:
+    """Draw one completion for each of the B `prompts` from softmax(logits / temperature).
+
+    Nothing else shapes the distribution (no top-k, no top-p). `temperature=0` takes the most likely token;
+    that distribution gives it probability 1, so `logp` is 0. Equal prompts share their prefill. A row that
+    ended leaves the batch.
+
+    The random numbers are one uniform for each step and row, drawn before the first step from `generator`
+    (a torch.Generator; None: the global one). So one seed repeats bit for bit, and a row's draws do not
+    depend on how long the other rows live. `rows_per_batch` bounds memory: that many rows at a time, with
+    the same random numbers (so the same samples, up to float rounding in the forward pass).
+
+    T is the longest completion, at most `max_new_tokens`. Raises ValueError on no prompts, an empty
+    prompt, a prompt that leaves no room in the model's context, and numbers out of range.
+    """
+    limit = validate.integer("max_new_tokens", max_new_tokens)
+    temperature = validate.number("temperature", temperature, low=0.0)
+    prompt_ids, prompt_mask = _encode(model, tokenizer, prompts, limit)
+    rows = len(prompt_ids)
+    at_once = rows if rows_per_batch is None else validate.integer("rows_per_batch", rows_per_batch)
+    device = generator.device if generator is not None else "cpu"
+    uniform = torch.rand(limit, rows, dtype=torch.float64, generator=generator, device=device)
+    uniform = uniform.to(model.device)
+
+    was_training = model.training
+    model.eval()
+    completion_ids = torch.full((rows, limit), tokenizer.pad_token_id, device=model.device)
+    logp = torch.zeros(rows, limit, device=model.device)
+    mask = torch.zeros(rows, limit, dtype=torch.bool, device=model.device)
+    for first in range(0, rows, at_once):
+        part = slice(first, first + at_once)
+        _decode(
+            model, tokenizer.eos_token_id, prompt_ids[part], prompt_mask[part], uniform[:, part], temperature,
+            completion_ids[part], mask[part], logp[part],
+        )  # fmt: skip
+    model.train(was_training)
+
+    lengths = mask.sum(1)
+    width = int(lengths.max())
+    last = completion_ids.gather(1, lengths[:, None] - 1)[:, 0]
+    truncated = last != tokenizer.eos_token_id
+    texts = tokenizer.batch_decode(
+        [ids[:n] for ids, n in zip(completion_ids.tolist(), (lengths - (~truncated).long()).tolist(), strict=True)],
+        skip_special_tokens=False,  # a padding token the model chose is part of its text, not of our padding
+        clean_up_tokenization_spaces=False,
+    )
+    completion_ids, mask, logp = completion_ids[:, :width], mask[:, :width], logp[:, :width]
+    return Samples(prompt_ids, prompt_mask, completion_ids, mask, logp, truncated, texts)
+
+
+def log_probs(model, prompt_ids, prompt_mask, completion_ids, mask, temperature=1.0, entropy=False):
+    """Log-probabilities (B,T) of given completions under softmax(logits / temperature), with gradient.
+
+    Shapes as in `Samples`; 0 where `mask` is False. One forward pass; logits exist for the T positions that
+    choose a completion token and for no others, where the model's forward takes `logits_to_keep`. The
+    model stays in the mode it is in: call it in eval mode to get the numbers `sample` returned. With
+    `entropy=True` also the (B,T) entropies of the same distributions, a metric without gradient.
+    """
+    temperature = validate.number("temperature", temperature, low=0.0, open_low=True)
+    steps = completion_ids.shape[1]
+    ids = torch.cat([prompt_ids, completion_ids[:, :-1]], 1)
+    attention = torch.cat([prompt_mask.bool(), mask[:, :-1].bool()], 1)
+    logits = _forward(model, ids, attention, _positions(attention), keep=steps).logits[:, -steps:].float()
+    if temperature != 1:
+        logits = logits / temperature
+    norm = logits.logsumexp(-1)
+    logp = (logits.gather(-1, completion_ids[..., None])[..., 0] - norm).masked_fill(~mask.bool(), 0.0)
+    if not entropy:
+        return logp
+    with torch.no_grad():
+        probs = (logits - norm[..., None]).exp_()
+        return logp, torch.special.entr(probs, out=probs).sum(-1).masked_fill(~mask.bool(), 0.0)
+
+
+@torch.no_grad()
+def _decode(model, end, prompt_ids, prompt_mask, uniform, temperature, completion_ids, mask, logp):
+    """Fill `completion_ids`, `mask` and `logp` in place."""
+    rows = torch.arange(len(prompt_ids), device=prompt_ids.device)  # the rows still alive
+    _, which = torch.unique(torch.cat([prompt_ids, prompt_mask], 1), dim=0, return_inverse=True)
+    first = torch.empty_like(rows).scatter_(0, which, rows)[: which.max() + 1]  # one row a distinct prompt
+    attention = prompt_mask[first]
+    output = _forward(model, prompt_ids[first], attention, _positions(attention), keep=1, use_cache=True)
+    cache = output.past_key_values
+    cache.reorder_cache(which)
+    logits, attention = output.logits[which], prompt_mask
+    for step, u in enumerate(uniform):
+        token, chosen = _choose(logits[:, -1], temperature, u[rows])
+        completion_ids[rows, step], mask[rows, step], logp[rows, step] = token, True, chosen
+        alive = (token != end).nonzero()[:, 0]
+        if step + 1 == len(uniform) or len(alive) == 0:
+            return
+        if len(alive) < len(rows):
+            rows, token, attention = rows[alive], token[alive], attention[alive]
+            cache.reorder_cache(alive)
+        attention = torch.cat([attention, attention.new_ones(len(rows), 1)], 1)
+        position = attention.sum(1, keepdim=True) - 1
+        logits = _forward(model, token[:, None], attention, position, 1, cache, use_cache=True).logits
+
+
+def _choose(logits, temperature, uniform):
+    """One token a row by inverting the cumulative distribution at `uniform`, and its log-prob."""
+    logits = logits.float()
+    if temperature == 0:
+        return logits.argmax(-1), 0.0
+    logits = logits / temperature
+    norm = logits.logsumexp(-1, keepdim=True)
+    cumulative = (logits - norm).exp_().cumsum(-1, dtype=torch.float64)
+    token = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    return token[:, 0], (logits.gather(-1, token) - norm)[:, 0]
+
+
+def _encode(model, tokenizer, prompts, limit):
+    if isinstance(prompts, str) or len(prompts) == 0:
+        raise ValueError(f"prompts: expected a list with at least one string, got {prompts!r}")
+    try:
+        ids = tokenizer(list(prompts))["input_ids"]
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        raise ValueError(f"prompts: expected text the tokenizer can encode, got {error}") from error
+    lengths = [len(row) for row in ids]
+    if min(lengths) == 0:
+        raise ValueError(f"prompts: expected no empty prompt, got one at index {lengths.index(0)}")
+    if any(row[-1] == tokenizer.eos_token_id for row in ids):
+        raise ValueError("prompts: expected prompts without the end token, got one that ends with it")
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(lengths)
+    if context is not None and longest + limit > context:
+        raise ValueError(
+            f"prompts: expected at most {context} tokens with the completion (the model's context), got a"
+            f" prompt of {longest} and max_new_tokens = {limit}"
+        )
+    prompt_ids = torch.full((len(ids), longest), tokenizer.pad_token_id)
+    prompt_mask = torch.arange(longest) >= longest - torch.tensor(lengths)[:, None]
+    prompt_ids[prompt_mask] = torch.tensor([token for row in ids for token in row])
+    return prompt_ids.to(model.device), prompt_mask.to(model.device)
+
+
+def _positions(attention):
+    """Positions that count a row's own tokens from 0, whatever padding stands before them."""
+    return (attention.long().cumsum(1) - 1).clamp(min=0)
+
+
+def _forward(model, ids, attention, positions, keep, cache=None, use_cache=False):
+    """The model's forward, with the arguments that this model takes."""
+    accepted = inspect.signature(model.forward).parameters
+    optional = {"position_ids": positions, "logits_to_keep": keep}
+    optional = {name: value for name, value in optional.items() if name in accepted}
+    return model(ids, attention_mask=attention, past_key_values=cache, use_cache=use_cache, **optional)
