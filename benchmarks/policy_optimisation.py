@@ -14,19 +14,18 @@ second joins the case with its settings.
 
 import argparse
 import json
-import platform
 import re
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import torch
+from common import machine
 from tqdm import tqdm
 
 from rlbook import a2c, ppo, trpo
@@ -184,21 +183,6 @@ def cleanrl_speed(script, config, env_id, seed):
     return int(re.findall(r"SPS: (\d+)", done.stdout)[-1])
 
 
-def machine():
-    """What the numbers were measured on."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
-    names = ("torch", "gymnasium", "numpy", "stable-baselines3", "sb3-contrib")
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in names},
-        "threads": torch.get_num_threads(),
-        "commit": commit or "unknown",
-    }
-
-
 def main():
     """Run the cases, write the JSON, print the table."""
     parser = argparse.ArgumentParser(
@@ -214,7 +198,10 @@ def main():
     chosen = {name: case for name, case in cases().items() if args.only in (None, name)}
     if not chosen:
         parser.error(f"--only: expected one of {', '.join(cases())}, got {args.only!r}")
-    report = {"machine": machine(), "cases": {}}
+    report = {
+        "machine": machine("torch", "gymnasium", "numpy", "stable-baselines3", "sb3-contrib"),
+        "cases": {},
+    }
     total = sum(2 * min(args.seeds, most) for *_, most in chosen.values())
     with tqdm(total=total, unit="run") as bar:
         for name, (module, config, algorithm, options, env_id, most) in chosen.items():

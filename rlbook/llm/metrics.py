@@ -20,7 +20,7 @@ METRICS = {  # every column of a history: what it is, and what a healthy run sho
     "dead_groups": "share of groups whose completions all earn the same: no gradient from them",
     "redrawn": "groups that dynamic sampling replaced",
     "held": "tokens whose log-ratio left [-20, 20]; should be 0",
-    "sampler_gap": "largest |ratio - 1| before the first update; rounding only, below 1e-5 on a CPU",
+    "sampler_gap": "largest |ratio - 1| before the first update; rounding: 1e-4 at most on a CPU",
     "grad_norm": "norm of the gradient before it is clipped to max_grad_norm",
     "length": "mean tokens of a completion, the end token included",
     "truncated": "share of completions cut by the length limit",

@@ -77,7 +77,8 @@ def load(name_or_path, device="cpu", dtype=torch.float32):
         known = sorted(p.name for p in MODELS.glob("*") if p.is_dir())
         raise ValueError(
             f"name_or_path: expected a folder, one of {', '.join(known) or '(data/models is empty)'}, or a"
-            f" Hugging Face causal model this machine has or can download; got {str(name_or_path)!r} ({error})"
+            f" Hugging Face causal model this machine has or can download; got"
+            f" {str(name_or_path)!r} ({error})"
         ) from error
     if words.eos_token_id is None:
         raise ValueError(
@@ -89,8 +90,9 @@ def load(name_or_path, device="cpu", dtype=torch.float32):
     embeddings = model.get_input_embeddings().weight.shape[0]
     if embeddings < len(words):
         raise ValueError(
-            f"{name_or_path}: the tokenizer has {len(words)} tokens but the model has {embeddings} embeddings;"
-            " save the model with its own tokenizer, or call model.resize_token_embeddings(len(tokenizer))"
+            f"{name_or_path}: the tokenizer has {len(words)} tokens but the model has {embeddings}"
+            " embeddings; save the model with its own tokenizer, or call"
+            " model.resize_token_embeddings(len(tokenizer)) first"
         )
     words.padding_side = "left"
     return model.to(device).eval(), words

@@ -22,8 +22,8 @@ from rlbook.rollout import one_thread
 EVAL_SEED = 1  # of the problems and samples that measure pass@1; no training run draws from it
 
 
-def solve(problem, rng):
-    """The task's own solution."""
+def carry_right(problem, rng):
+    """The right solution of an addition: 579+483= gives 21,61,01;1062."""
     return tasks.get("addition").solution(problem)
 
 
@@ -61,30 +61,36 @@ class Recipe:
     seed: int
     start: str | None = None  # a recipe whose model this one goes on from; None: random weights
     stop_at: float | None = None  # stop before `steps`, at this held-out pass@1
+    curriculum: int = 0  # steps until the last level has joined the first; until then no stop
     lr: float = 2e-3
     warm_up: int = 50  # steps
     batch: int = 128
     sizes: dict = field(default_factory=dict)  # of models.build
     eval_samples: int = 5  # completions of each of up to 200 held-out problems
 
+    def __post_init__(self):
+        for name in ("steps", "warm_up", "batch", "eval_samples"):
+            validate.integer(name, getattr(self, name))
+        validate.number("lr", self.lr, 0.0, open_low=True)
+
 
 RECIPES = {
     "weak": Recipe(
         "A beginner at adding: most groups of completions hold right and wrong sums, so the reward is dense.",
-        "addition", (3,), solve, steps=1000, seed=1, stop_at=0.4,
+        "addition", (3,), carry_right, steps=1000, seed=1, stop_at=0.4,
     ),
     "guide": Recipe(
         "An expert at adding: the guide of mixed-policy training.",
-        "addition", (3,), solve, steps=1000, seed=0,
+        "addition", (3,), carry_right, steps=1000, seed=0,
     ),
     "lazy": Recipe(
         "The guide, trained on to get every carry wrong: the skill is there, the reward almost never comes.",
-        "addition", (3,), carry_wrong, steps=40, seed=2, start="guide", lr=3e-4, warm_up=1,
+        "addition", (3,), carry_wrong, steps=60, seed=2, start="guide", lr=3e-4, warm_up=1, eval_samples=20,
     ),
     "tally": Recipe(
         "Adds digits modulo 10 in three styles: no working, a running tally, the tally twice over.",
-        "tally", (2, 3, 4, 5, 6, 7, 8, 9, 10), any_style, steps=1000, seed=3, stop_at=0.45,
-        sizes={"hidden": 96},
+        "tally", (2, 3, 4, 5, 6, 7, 8, 9, 10), any_style, steps=1200, seed=3, stop_at=0.5,
+        curriculum=600, sizes={"hidden": 96},
     ),
 }  # fmt: skip
 
@@ -138,7 +144,7 @@ def train(recipe, model, tokenizer, progress=True):
     task, rng = tasks.get(recipe.task), np.random.default_rng([recipe.seed, 1])
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.01)
     bar = trange(recipe.steps, disable=not progress, leave=False)
-    check = 100  # the step before which pass@1 is measured next
+    check = max(100, recipe.curriculum)  # the step before which pass@1 is measured next
     for step in bar:
         if recipe.stop_at is not None and step == check:
             found = measure(model, tokenizer, task, recipe.levels, samples=2)[0].mean()
@@ -146,7 +152,9 @@ def train(recipe, model, tokenizer, progress=True):
             if found >= recipe.stop_at:
                 return step
             check += 20 if found < 0.05 else 5  # skill comes late and fast
-        problems = task.generate(recipe.batch, rng, recipe.levels)
+        share = 1.0 if step >= recipe.curriculum else step / recipe.curriculum
+        levels = recipe.levels[: 1 + int(share * (len(recipe.levels) - 1))]
+        problems = task.generate(recipe.batch, rng, levels)
         completions = [recipe.solve(problem, rng) for problem in problems]
         tensors = imitation_batch(tokenizer, [problem.prompt for problem in problems], completions)
         for group in optimiser.param_groups:
@@ -159,14 +167,19 @@ def train(recipe, model, tokenizer, progress=True):
     return recipe.steps
 
 
+def check_name(name):
+    """`name`, if it is a recipe's."""
+    if name not in RECIPES:
+        raise ValueError(f"name: expected one of {', '.join(RECIPES)}, got {name!r}")
+    return name
+
+
 def make(name, out=models.MODELS, progress=True, **changes):
     """Make the model `name` in the folder `out`, and first the one it goes on from if that is not there.
 
     `changes` replace fields of the recipe (steps=2 makes a small trial). Returns the card's numbers.
     """
-    if name not in RECIPES:
-        raise ValueError(f"name: expected one of {', '.join(RECIPES)}, got {name!r}")
-    recipe = replace(RECIPES[name], **changes)
+    recipe = replace(RECIPES[check_name(name)], **changes)
     with one_thread():
         if recipe.start is None:
             model, tokenizer = models.build(recipe.seed, **recipe.sizes), models.tokenizer()
@@ -174,9 +187,9 @@ def make(name, out=models.MODELS, progress=True, **changes):
             if not (Path(out) / recipe.start).is_dir():
                 make(recipe.start, out, progress)
             model, tokenizer = models.load(Path(out) / recipe.start)
-        begin = time.perf_counter()
+        begin = time.process_time()
         steps = train(recipe, model, tokenizer, progress)
-        seconds = time.perf_counter() - begin
+        seconds = time.process_time() - begin
         rewards, lengths = measure(
             model, tokenizer, tasks.get(recipe.task), recipe.levels, recipe.eval_samples
         )
@@ -188,6 +201,7 @@ def make(name, out=models.MODELS, progress=True, **changes):
         "seed": recipe.seed,
         "steps": steps,
         "seconds": round(seconds),
+        "torch": torch.__version__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "pass_at_1": round(float(rewards.mean()), 4),
         "pass_at_1_low": round(low, 4),
@@ -219,8 +233,8 @@ laptop; it can do nothing but its task. `rlbook.llm.tasks` describes `{recipe.ta
 - **length**: tokens of a completion with its end token; the spread is the standard deviation within a
   problem.
 - **training**: {numbers["steps"]} steps of {recipe.batch} fresh problems, AdamW, largest step size
-  {recipe.lr:g}, one thread, {numbers["seconds"]} s. The loss counts the completion's tokens and the end
-  token, not the prompt's.
+  {recipe.lr:g}, one thread, {numbers["seconds"]} CPU seconds. The loss counts the tokens of the completion
+  and the end token, not those of the prompt.
 - **made by** `python -m rlbook.llm.pretrain {name}`. The same machine gives the same weights bit for bit;
   another processor rounds differently and gives a slightly different model.
 """
@@ -232,6 +246,8 @@ def main(argv=None):
     parser.add_argument("names", nargs="*", metavar="NAMES", help=", ".join(RECIPES))
     parser.add_argument("--out", type=Path, default=models.MODELS)
     args = parser.parse_args(argv)
+    for name in args.names:
+        check_name(name)  # before the first minutes are spent
     for name in args.names or RECIPES:
         n = make(name, args.out)
         print(

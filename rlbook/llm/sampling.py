@@ -4,6 +4,7 @@ import inspect
 from dataclasses import dataclass
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from rlbook import validate
 
@@ -69,19 +70,22 @@ def sample(
             model, tokenizer.eos_token_id, prompt_ids[part], prompt_mask[part], uniform[:, part], temperature,
             completion_ids[part], mask[part], logp[part],
         )  # fmt: skip
-    model.train(was_training)
+    if was_training:
+        model.train()
 
+    if not logp.isfinite().all():
+        raise ValueError("model: expected finite logits, got NaN or infinity (a diverged model?)")
     lengths = mask.sum(1)
     width = int(lengths.max())
-    last = completion_ids.gather(1, lengths[:, None] - 1)[:, 0]
-    truncated = last != tokenizer.eos_token_id
+    ended = completion_ids.gather(1, lengths[:, None] - 1)[:, 0] == tokenizer.eos_token_id
+    own = zip(completion_ids.tolist(), (lengths - ended.long()).tolist(), strict=True)
     texts = tokenizer.batch_decode(
-        [ids[:n] for ids, n in zip(completion_ids.tolist(), (lengths - (~truncated).long()).tolist(), strict=True)],
-        skip_special_tokens=False,  # a padding token the model chose is part of its text, not of our padding
+        [ids[:length] for ids, length in own],
+        skip_special_tokens=False,  # a padding token the model chose is part of its text, not our padding
         clean_up_tokenization_spaces=False,
     )
     completion_ids, mask, logp = completion_ids[:, :width], mask[:, :width], logp[:, :width]
-    return Samples(prompt_ids, prompt_mask, completion_ids, mask, logp, truncated, texts)
+    return Samples(prompt_ids, prompt_mask, completion_ids, mask, logp, ~ended, texts)
 
 
 def log_probs(model, prompt_ids, prompt_mask, completion_ids, mask, temperature=1.0, entropy=False):
@@ -92,20 +96,76 @@ def log_probs(model, prompt_ids, prompt_mask, completion_ids, mask, temperature=
     model stays in the mode it is in: call it in eval mode to get the numbers `sample` returned. With
     `entropy=True` also the (B,T) entropies of the same distributions, a metric without gradient.
     """
-    temperature = validate.number("temperature", temperature, low=0.0, open_low=True)
-    steps = completion_ids.shape[1]
-    ids = torch.cat([prompt_ids, completion_ids[:, :-1]], 1)
-    attention = torch.cat([prompt_mask.bool(), mask[:, :-1].bool()], 1)
-    logits = _forward(model, ids, attention, _positions(attention), keep=steps).logits[:, -steps:].float()
-    if temperature != 1:
-        logits = logits / temperature
-    norm = logits.logsumexp(-1)
-    logp = (logits.gather(-1, completion_ids[..., None])[..., 0] - norm).masked_fill(~mask.bool(), 0.0)
+    logits, temperature = _completion_logits(
+        model, prompt_ids, prompt_mask, completion_ids, mask, temperature
+    )
+    logp = _TokenLogProb.apply(logits, completion_ids, temperature).masked_fill(~mask.bool(), 0.0)
     if not entropy:
         return logp
     with torch.no_grad():
-        probs = (logits - norm[..., None]).exp_()
-        return logp, torch.special.entr(probs, out=probs).sum(-1).masked_fill(~mask.bool(), 0.0)
+        entropies = [torch.special.entr(part.softmax(-1)).sum(-1) for part in _parts(logits, temperature)]
+        return logp, torch.cat(entropies).masked_fill(~mask.bool(), 0.0)
+
+
+def vocabulary_log_probs(model, prompt_ids, prompt_mask, completion_ids, mask, temperature=1.0):
+    """Log-probabilities (B,T,V) of every token at every completion position, with gradient.
+
+    As `log_probs`, but for the whole vocabulary of V tokens: for exact KL and pictures, with small V.
+    """
+    logits, temperature = _completion_logits(
+        model, prompt_ids, prompt_mask, completion_ids, mask, temperature
+    )
+    return (_precise(logits) / temperature).log_softmax(-1)
+
+
+def _completion_logits(model, prompt_ids, prompt_mask, completion_ids, mask, temperature):
+    """Logits (B,T,V) that choose the completion tokens, and the temperature as a checked number."""
+    temperature = validate.number("temperature", temperature, low=0.0, open_low=True)
+    for name, value, like in (("prompt_mask", prompt_mask, prompt_ids), ("mask", mask, completion_ids)):
+        if value.shape != like.shape:
+            raise ValueError(f"{name}: expected shape {tuple(like.shape)}, got {tuple(value.shape)}")
+    if len(completion_ids) != len(prompt_ids):
+        raise ValueError(
+            f"completion_ids: expected {len(prompt_ids)} rows as prompt_ids, got {len(completion_ids)}"
+        )
+    steps = completion_ids.shape[1]
+    ids = torch.cat([prompt_ids, completion_ids[:, :-1]], 1)
+    attention = torch.cat([prompt_mask.bool(), mask[:, :-1].bool()], 1)
+    logits = _forward(model, ids, attention, _positions(attention), keep=steps).logits
+    return logits[:, -steps:], temperature
+
+
+class _TokenLogProb(torch.autograd.Function):
+    """log softmax(logits / temperature)[token] without a second array of the logits' size.
+
+    Autograd's logits.gather(...) - logits.logsumexp(...) needs four such arrays at its peak, this two.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, tokens, temperature):
+        norm = torch.cat([part.logsumexp(-1) for part in _parts(logits, temperature)])
+        ctx.save_for_backward(logits, tokens, norm)
+        ctx.temperature = temperature
+        return _precise(logits.gather(-1, tokens[..., None]))[..., 0] / temperature - norm
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        logits, tokens, norm = ctx.saved_tensors
+        grad = grad[..., None] / ctx.temperature  # d logp / d logits = (1[token] - softmax) / temperature
+        probs = _precise(logits).div(ctx.temperature).sub_(norm[..., None]).exp_()
+        return probs.mul_(-grad).scatter_add_(-1, tokens[..., None], grad).to(logits.dtype), None, None
+
+
+def _parts(logits, temperature):
+    """logits / temperature, a few rows at a time (at most 16 MiB, or one row)."""
+    rows = max(1, 2**22 // logits[0].numel())
+    return (_precise(part) / temperature for part in logits.split(rows))
+
+
+def _precise(logits):
+    """At least float32, whatever the model computes in."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 @torch.no_grad()
@@ -121,27 +181,27 @@ def _decode(model, end, prompt_ids, prompt_mask, uniform, temperature, completio
     logits, attention = output.logits[which], prompt_mask
     for step, u in enumerate(uniform):
         token, chosen = _choose(logits[:, -1], temperature, u[rows])
-        completion_ids[rows, step], mask[rows, step], logp[rows, step] = token, True, chosen
+        completion_ids[rows, step], mask[rows, step], logp[rows, step] = token, True, chosen.float()
         alive = (token != end).nonzero()[:, 0]
         if step + 1 == len(uniform) or len(alive) == 0:
             return
         if len(alive) < len(rows):
             rows, token, attention = rows[alive], token[alive], attention[alive]
             cache.reorder_cache(alive)
-        attention = torch.cat([attention, attention.new_ones(len(rows), 1)], 1)
+        attention = torch.cat([attention, torch.ones_like(attention[:, :1])], 1)
         position = attention.sum(1, keepdim=True) - 1
         logits = _forward(model, token[:, None], attention, position, 1, cache, use_cache=True).logits
 
 
 def _choose(logits, temperature, uniform):
     """One token a row by inverting the cumulative distribution at `uniform`, and its log-prob."""
-    logits = logits.float()
     if temperature == 0:
-        return logits.argmax(-1), 0.0
-    logits = logits / temperature
+        return logits.argmax(-1), logits.new_zeros(len(logits))
+    logits = _precise(logits) / temperature
     norm = logits.logsumexp(-1, keepdim=True)
     cumulative = (logits - norm).exp_().cumsum(-1, dtype=torch.float64)
     token = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    token = token.clamp(max=logits.shape[1] - 1)  # beyond the end only where the logits are NaN
     return token[:, 0], (logits.gather(-1, token) - norm)[:, 0]
 
 
@@ -156,7 +216,10 @@ def _encode(model, tokenizer, prompts, limit):
     if min(lengths) == 0:
         raise ValueError(f"prompts: expected no empty prompt, got one at index {lengths.index(0)}")
     if any(row[-1] == tokenizer.eos_token_id for row in ids):
-        raise ValueError("prompts: expected prompts without the end token, got one that ends with it")
+        raise ValueError(
+            "prompts: expected prompts without the end token, got one that ends with it"
+            " (does the tokenizer add it? set tokenizer.add_eos_token = False)"
+        )
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = max(lengths)
     if context is not None and longest + limit > context:
@@ -176,8 +239,8 @@ def _positions(attention):
 
 
 def _forward(model, ids, attention, positions, keep, cache=None, use_cache=False):
-    """The model's forward, with the arguments that this model takes."""
+    """The model's forward with the optional arguments it takes (a model without position_ids has none)."""
     accepted = inspect.signature(model.forward).parameters
     optional = {"position_ids": positions, "logits_to_keep": keep}
     optional = {name: value for name, value in optional.items() if name in accepted}
-    return model(ids, attention_mask=attention, past_key_values=cache, use_cache=use_cache, **optional)
+    return model(ids, attention_mask=attention.long(), past_key_values=cache, use_cache=use_cache, **optional)

@@ -22,7 +22,9 @@ from rlbook.llm.config import DTYPES, TrainConfig, pick_device
 from rlbook.llm.metrics import METRICS, TIMINGS, columns, describe, pass_at_k
 
 LOGS = ("metrics.jsonl", "timing.jsonl")
-SAMPLER_GAP = 1e-5  # |ratio - 1| allowed between sampling and recomputing, float32 on a CPU
+# |ratio - 1| allowed between sampling and recomputing, float32 on a CPU: mean and largest. Rounding gives a
+# mean of 2e-7 and now and then a token with 1e-4; a wrong position or mask gives a mean of 1e-2 and more.
+SAMPLER_GAP, LARGEST_GAP = 1e-5, 1e-3
 
 __all__ = [
     "METRICS",
@@ -187,13 +189,15 @@ class Trainer:
             self._stop(part, found.value)
         (-found.value).backward()
         own = part.mask & (part.source == POLICY)[:, None]
-        gap = (logp.detach() - part.logp_old).exp()[own].sub(1).abs().max().item() if own.any() else 0.0
-        if first and gap > SAMPLER_GAP and self.config.dtype == "float32" and self.device == "cpu":
-            raise RuntimeError(
-                f"sampled and recomputed probabilities differ by {gap:.1e}: a bug, not a setting"
-            )
+        gap = (logp.detach() - part.logp_old).exp()[own].sub(1).abs() if own.any() else logp.new_zeros(1)
+        if first and self.config.dtype == "float32" and self.device == "cpu":
+            if not (gap.mean() < SAMPLER_GAP and gap.max() < LARGEST_GAP):
+                raise RuntimeError(
+                    f"sampled and recomputed probabilities differ by {gap.mean():.1e} on average and "
+                    f"{gap.max():.1e} at most: the sampler and the model disagree, which is a bug"
+                )
         return found.metrics | {
-            "objective": found.value.item(), "sampler_gap": gap,
+            "objective": found.value.item(), "sampler_gap": gap.max().item(),
             "entropy": entropy[own].mean().item() if own.any() else float("nan"),
         }  # fmt: skip
 

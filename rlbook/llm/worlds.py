@@ -68,6 +68,8 @@ class TokenWorld:
         lengths = [validate.integer("lengths", length) for length in lengths]
         if not lengths:
             raise ValueError("lengths: expected at least one length, got none")
+        if len(lengths) * max(lengths) > MOST_TOKENS:
+            raise ValueError(f"lengths: expected at most {MOST_TOKENS} tokens in all, got a {max(lengths)}")
         n, world = len(lengths), cls.__new__(cls)
         ids = [[i] + [n] * (length - 1) for i, length in enumerate(lengths)]
         prefix = [[0] + [-1] * (length - 1) for length in lengths]
@@ -110,7 +112,7 @@ class TokenWorld:
     def logits_of(self, probs):
         """The logits table (K, A) of the policy whose sequence probabilities are `probs` (N,), all > 0."""
         probs = _tensor("probs", probs, (len(self),))
-        if probs.min() <= 0 or abs(probs.sum() - 1) > validate.SUM_TOLERANCE:
+        if probs.min() <= 0 or abs(probs.sum() - 1) > 1e-6:  # room for float32
             raise ValueError(
                 f"probs: expected positive numbers that sum to 1, got {probs.min():g} .. sum {probs.sum():g}"
             )
@@ -126,7 +128,7 @@ class TokenWorld:
 
     def gradient(self, logits, rewards):
         """The gradient (K, A) of J with respect to the logits table."""
-        return _gradient(lambda table: self.performance(table, rewards), logits)
+        return _gradient(lambda table: self.performance(table, rewards), logits, self.table)
 
     def kl(self, logits, other):
         """KL(pi || pi_other) of whole sequences, a scalar tensor; swap the tables for the other direction."""
@@ -155,11 +157,7 @@ class TokenWorld:
         sequences were sampled with, the reference of a KL penalty, the guide. source (B,) is 1 on rows
         the guide wrote (default: none). The prompt is one dummy token.
         """
-        index = torch.as_tensor(index, dtype=torch.int64)
-        if index.ndim != 1 or not len(index) or index.min() < 0 or index.max() >= len(self):
-            raise ValueError(
-                f"index: expected whole numbers from 0 to {len(self) - 1}, shape (B,), got {index}"
-            )
+        index = torch.from_numpy(validate.indices("index", index, len(self), ndim=1))
         source = torch.zeros_like(index) if source is None else torch.as_tensor(source, dtype=torch.int64)
         tables = {"logp_old": logits_old, "logp_ref": ref, "logp_guide": guide}
         with torch.no_grad():
@@ -194,21 +192,24 @@ class TokenWorld:
     def expected_group_gradient(self, method, logits, logits_old, rewards, G, ref=None, one_by_one=False):
         """The exact mean, over groups of G drawn from pi_old, of the gradient (K, A) of an objective.
 
-        | argument        | meaning                                                                     |
-        | --------------- | --------------------------------------------------------------------------- |
-        | method          | has `.objective(logp, rollouts)` with a `.value`, as in `rlbook.llm.methods` |
-        | logits, _old    | tables of pi_theta and of the policy that sampled                            |
-        | rewards         | (N,), one for each sequence of the world                                    |
-        | ref             | table of the reference policy, if the objective has a KL term               |
-        | one_by_one      | evaluate each group alone: slow, but right for any objective                |
+        | argument           | meaning                                                                      |
+        | ------------------ | ---------------------------------------------------------------------------- |
+        | method             | has `.objective(logp, rollouts)` with a `.value`, as in `rlbook.llm.methods` |
+        | logits, logits_old | tables of pi_theta and of the policy that sampled                            |
+        | rewards            | (N,), one for each sequence of the world                                     |
+        | ref                | table of the reference policy, if the objective has a KL term                |
+        | one_by_one         | evaluate each group alone: slow, but right for any objective                 |
 
-        Groups of the same number of tokens go through the objective as one batch. That is exact if the
-        objective of such a batch is the mean over its groups, as with 1/T_i, a constant, or the token
-        mean. Otherwise (a batch-wide statistic, guide rows) ask for `one_by_one`.
+        Groups with the same number of tokens, of tokens in ended rows and of ended rows go through the
+        objective as one batch. That is exact if the objective of such a batch is the mean over its
+        groups, as with 1 / T_i, a constant, the token mean, or overlong filtering. Otherwise (a
+        statistic of the whole batch) ask for `one_by_one`.
         """
         index, weight = self.groups(logits_old, G)
-        tokens = self.length[index].sum(1)
-        batches = [torch.where(tokens == n)[0] for n in tokens.unique()]
+        whole = (~self.truncated).long()
+        counts = torch.stack([self.length, self.length * whole, whole], 1)[index].sum(1)
+        kinds, kind = counts.unique(dim=0, return_inverse=True)
+        batches = [torch.where(kind == k)[0] for k in range(len(kinds))]
         if one_by_one:
             batches = torch.arange(len(index))[:, None]
         slope = torch.zeros(self.mask.shape, dtype=torch.float64)  # of the expectation, in log pi(y_t | y_<t)
@@ -221,7 +222,7 @@ class TokenWorld:
             (found,) = torch.autograd.grad(value, logp)
             share = weight[batch] * len(batch)  # turns the mean over groups into the expectation
             slope.index_add_(0, rows, found * share.repeat_interleave(G)[:, None])
-        return _gradient(lambda table: (self.log_probs(table) * slope).sum(), logits)
+        return _gradient(lambda table: (self.log_probs(table) * slope).sum(), logits, self.table)
 
 
 class Example(NamedTuple):
@@ -266,8 +267,8 @@ def _prefix_numbers(tokens, vocab):
     return numbers
 
 
-def _gradient(function, logits):
-    table = torch.as_tensor(logits, dtype=torch.float64).detach().clone().requires_grad_()
+def _gradient(function, logits, shape):
+    table = _tensor("logits", logits, shape).detach().clone().requires_grad_()
     (gradient,) = torch.autograd.grad(function(table), table)
     return gradient
 
