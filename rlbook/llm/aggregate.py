@@ -17,6 +17,11 @@ def _rows(counted):
     return counted.any(1).sum().clamp(min=1)
 
 
+def total(x, mask, counted=None):
+    """Sum over all tokens (P8 in the paper's first version)."""
+    return _total(x, mask, 1)
+
+
 def sequence_mean(x, mask, counted=None):
     """(97) Mean over rows of the mean over a row's tokens (1 / T_i)."""
     counted = mask if counted is None else counted

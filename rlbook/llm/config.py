@@ -53,15 +53,19 @@ class TrainConfig:
             object.__setattr__(self, name, validate.integer(name, getattr(self, name), low.get(name, 1)))
         for name in ("micro_batch", "max_new_tokens", "overlong_buffer"):
             if getattr(self, name) is not None:
-                validate.integer(name, getattr(self, name))
+                object.__setattr__(self, name, validate.integer(name, getattr(self, name)))
         for name in ("lr", "max_grad_norm", "temperature"):
             validate.number(name, getattr(self, name), 0.0, open_low=True)
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
         tasks.get(self.task).check_levels(self.levels)
+        if not isinstance(self.options, dict):
+            raise ValueError(f"options: expected a dict of the method's options, got {self.options!r}")
         method = methods.get(self.method, **self.options)
         if self.group_size == 1 and self.method != "reinforce":
             raise ValueError("group_size: a group of one has nothing to compare with; use 2 or more")
+        if self.group_size == 1 and self.dynamic_sampling:
+            raise ValueError("dynamic_sampling: a group of one never has two different rewards; set False")
         needs_guide = any(term.behaviour == "guide" for term in method.terms)
         if needs_guide and not (self.guide and self.guide_per_prompt):
             raise ValueError(f"{self.method} learns from a guide: set guide and guide_per_prompt >= 1")

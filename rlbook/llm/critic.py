@@ -68,14 +68,19 @@ class PPOTrainer(Trainer):
         super().__init__(config)
         self.lam = validate.number("lam", lam, 0.0, 1.0)
         self.critic_epochs = validate.integer("critic_epochs", critic_epochs)
+        self.critic_lr = validate.number("critic_lr", critic_lr, 0.0, open_low=True)
         self.critic = Critic(self.model)
-        self.critic_optimiser = torch.optim.AdamW(self.critic.parameters(), lr=critic_lr, weight_decay=0.0)
+        self.critic_optimiser = torch.optim.AdamW(
+            self.critic.parameters(), lr=self.critic_lr, weight_decay=0.0
+        )
 
     def update(self, rollouts):
         """The policy's epochs on (78), then the critic's on (82)."""
         begin = time.perf_counter()
+        rows = self.config.micro_batch or len(rollouts)
+        parts = torch.arange(len(rollouts), device=self.device).split(rows)
         with torch.no_grad():
-            values = self.critic(rollouts)
+            values = torch.cat([self.critic(rollouts.rows(part)) for part in parts])
         advantages, target = token_gae(rollouts.rewards, values, rollouts.mask, self.lam)
         mean, deviation = advantages[rollouts.mask].mean(), advantages[rollouts.mask].std()
         normal = torch.where(rollouts.mask, (advantages - mean) / (deviation + 1e-8), 0.0)
@@ -83,12 +88,23 @@ class PPOTrainer(Trainer):
         row = super().update(rollouts, [normal])
         begin = time.perf_counter()
         for _ in range(self.critic_epochs):
-            loss = (self.critic(rollouts) - target).square()[rollouts.mask].mean()
             self.critic_optimiser.zero_grad()
-            loss.backward()
+            loss = sum(self._critic_backward(rollouts.rows(part), target[part], rollouts) for part in parts)
+            if not np.isfinite(loss):
+                self._stop(rollouts, torch.tensor(loss))
             self.critic_optimiser.step()
         spent += time.perf_counter() - begin
-        return row | {"value_loss": loss.item(), "critic_seconds": spent}
+        return row | {"value_loss": loss, "critic_seconds": spent}
+
+    def _critic_backward(self, part, target, whole):
+        """Add the gradient of the part's share of (82); its value."""
+        loss = (self.critic(part) - target).square()[part.mask].sum() / whole.mask.sum()
+        loss.backward()
+        return loss.item()
+
+    def _settings(self):
+        own = {"lam": self.lam, "critic_lr": self.critic_lr, "critic_epochs": self.critic_epochs}
+        return super()._settings() | own
 
     def _stateful(self):
         modules, optimisers, generators = super()._stateful()

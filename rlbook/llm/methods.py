@@ -1,227 +1,35 @@
-"""Every critic-free method as a row of one table.
+"""Every critic-free method as a row of one table: which terms its objective sums.
 
-    objective = sum over terms of  weight * aggregate(gate(ratio, advantage))  -  kl_coef * KL
-
-A term says which rows it sums, among which rows their advantages compare, what the ratio divides by,
-and the gate and the aggregation. Objectives are maximised.
+`get("dapo")` is DAPO as published; options change one part and leave the others. The machinery, and
+what a term is, stand in `rlbook.llm.objective`.
 """
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
-import torch
 
 from rlbook import validate
-from rlbook.llm import advantages, aggregate, gates, kl, ratios
-from rlbook.llm.batch import GUIDE, POLICY
-
-FLOOR = -20.0  # log-probabilities of the guide below this count as this
-
-
-def everything(rollouts):
-    """All rows."""
-    return torch.ones_like(rollouts.source, dtype=torch.bool)
-
-
-def policy(rollouts):
-    """Rows sampled from the policy."""
-    return rollouts.source == POLICY
+from rlbook.llm import advantages, aggregate, gates, ratios
+from rlbook.llm.objective import (
+    Method,
+    Term,
+    everything,
+    guide,
+    guide_or_unrewarded,
+    policy,
+    rewarded,
+    unrewarded,
+)
 
 
-def guide(rollouts):
-    """Rows sampled from the guide: the paper's V."""
-    return rollouts.source == GUIDE
-
-
-def rewarded(rollouts):
-    """Policy rows with a reward above 0: the paper's U."""
-    return policy(rollouts) & (rollouts.rewards > 0)
-
-
-def unrewarded(rollouts):
-    """Policy rows with a reward of 0 or less: the paper's W."""
-    return policy(rollouts) & (rollouts.rewards <= 0)
-
-
-def guide_or_unrewarded(rollouts):
-    """The paper's V and W together."""
-    return guide(rollouts) | unrewarded(rollouts)
-
-
-@dataclass(frozen=True)
-class Term:
-    """One summand of an objective. `rows`, `pool`, `counted` map Rollouts to a bool (B,)."""
-
-    advantage: Callable  # rewards, group -> (B,)
-    ratio: Callable  # logp, logp of the behaviour, mask -> (B, T) or (B, 1)
-    gate: Callable  # ratio, advantage, **gate_options -> as ratio
-    aggregate: Callable  # x, mask, counted -> scalar
-    gate_options: dict = field(default_factory=dict)
-    rows: Callable = policy  # the rows summed
-    pool: Callable | None = None  # the rows whose rewards are compared; None: `rows`
-    counted: Callable | None = None  # the rows whose tokens the mean divides by; None: `rows`
-    behaviour: str = "old"  # the ratio divides by pi_old, or by the "guide"
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Objective:
-    """value: scalar to maximise; metrics: dict of floats, and `parts`, a dict of floats for each term."""
-
-    value: torch.Tensor
-    metrics: dict
-
-
-@dataclass(frozen=True)
-class Method:
-    """A row of the table."""
-
-    name: str
-    terms: tuple
-    kl_coef: float = 0.0
-    kl: str = "reward_k1"
-    mask_truncated: bool = False  # overlong filtering: truncated rows compare but are not summed
-
-    def __post_init__(self):
-        validate.number("kl_coef", self.kl_coef, 0.0)
-        if self.kl not in kl.PLACES:
-            raise ValueError(f"kl: expected one of {', '.join(kl.PLACES)}, got {self.kl!r}")
-        if not isinstance(self.mask_truncated, bool):
-            raise ValueError(f"mask_truncated: expected True or False, got {self.mask_truncated!r}")
-
-    def scores(self, rollouts):
-        """(89) The rewards (B,) that are compared: R, less the KL penalty where `kl` is "reward_k1"."""
-        if not self.kl_coef or self.kl != "reward_k1":
-            return rollouts.rewards
-        _need(rollouts, "logp_ref")
-        penalty = torch.where(rollouts.mask, kl.k1(rollouts.logp_old, rollouts.logp_ref), 0.0).sum(1)
-        return rollouts.rewards - self.kl_coef * torch.where(policy(rollouts), penalty, 0.0)
-
-    def advantages(self, rollouts):
-        """One (B,) tensor a term, 0 on the rows outside its pool. Needs whole groups."""
-        scores, found = self.scores(rollouts).detach(), []
-        for term in self.terms:
-            pool = (term.pool or term.rows)(rollouts)
-            advantage = torch.zeros_like(scores)
-            if pool.any():
-                advantage[pool] = term.advantage(scores[pool], rollouts.group[pool])
-            found.append(advantage)
-        return found
-
-    def objective(self, logp, rollouts, advantages=None, whole=None, exact_kl=None):
-        """The objective of `rollouts` under new log-probabilities.
-
-        | argument   | shape     | meaning                                                            |
-        | ---------- | --------- | ------------------------------------------------------------------ |
-        | logp       | (B, T)    | log pi_theta of the completion tokens, with a gradient             |
-        | rollouts   |           | B rows: a batch, or a part of it                                   |
-        | advantages | (B,) each | from `advantages` of the whole batch; None: computed from rollouts |
-        |            | or (B, T) | one a token, from a critic                                         |
-        | whole      |           | the optimiser step's Rollouts, if `rollouts` is a part of it       |
-        | exact_kl   | (B, T)    | `kl.exact` of each token's state, where the option kl is "exact"   |
-        """
-        if logp.shape != rollouts.mask.shape:
-            raise ValueError(f"logp: expected shape {tuple(rollouts.mask.shape)}, got {tuple(logp.shape)}")
-        advantages = self.advantages(rollouts) if advantages is None else advantages
-        shapes = (rollouts.rewards.shape, rollouts.mask.shape)
-        if len(advantages) != len(self.terms) or any(a.shape not in shapes for a in advantages):
-            raise ValueError(
-                f"advantages: expected {len(self.terms)} of shape {tuple(shapes[0])} or {tuple(shapes[1])}, "
-                f"got {[tuple(a.shape) for a in advantages]}"
-            )
-        whole = rollouts if whole is None else whole
-        value, parts = logp.new_zeros(()), {}
-        for term, advantage in zip(self.terms, advantages, strict=True):
-            mask, counted = self._mask(term.rows, rollouts), self._mask(term.counted or term.rows, whole)
-            old = rollouts.logp_old
-            if term.behaviour == "guide" and mask.any():
-                _need(rollouts, "logp_guide")
-                old = rollouts.logp_guide.clamp(min=FLOOR)
-            ratio, A = term.ratio(logp, old.to(logp.dtype), mask), _column(advantage).to(logp.dtype)
-            x = term.gate(ratio, A, **term.gate_options)
-            value = value + term.weight * term.aggregate(x, mask, counted)
-            parts[_part_name(term)] = _part(term, ratio.detach(), A, mask)
-        value = value - self._penalty(logp, rollouts, whole, exact_kl)
-        return Objective(value, _metrics(parts, advantages, rollouts))
-
-    def _mask(self, rows, rollouts):
-        chosen = rows(rollouts)
-        if self.mask_truncated:
-            chosen = chosen & ~rollouts.truncated
-        return rollouts.mask & chosen[:, None]
-
-    def _penalty(self, logp, rollouts, whole, exact_kl):
-        """kl_coef times the KL of the policy's rows, aggregated as the first term is."""
-        if not self.kl_coef or self.kl == "reward_k1":
-            return 0.0
-        mask = self._mask(policy, rollouts)
-        if self.kl == "exact":
-            if exact_kl is None or exact_kl.shape != logp.shape:
-                found = None if exact_kl is None else tuple(exact_kl.shape)
-                raise ValueError(f"exact_kl: expected shape {tuple(logp.shape)}, got {found}")
-            tokens = exact_kl
-        else:
-            _need(rollouts, "logp_ref")
-            estimate = {"loss_k1": kl.k1, "loss_k2": kl.k2, "loss_k3": kl.k3}[self.kl]
-            tokens = estimate(torch.where(mask, logp, 0.0), torch.where(mask, rollouts.logp_ref, 0.0))
-        return self.kl_coef * self.terms[0].aggregate(tokens, mask, self._mask(policy, whole))
-
-
-def _column(advantage):
-    return advantage if advantage.ndim == 2 else advantage[:, None]
-
-
-def _need(rollouts, name):
-    if getattr(rollouts, name) is None:
-        raise ValueError(f"{name}: this method needs it, the rollouts have None")
-
-
-def _part_name(term):
-    return f"{term.rows.__name__}/{term.behaviour}"
-
-
-def _part(term, ratio, advantage, mask):
-    """What one term did: its tokens, whether anything moves, ratios, clipped and held tokens."""
-    ratio, advantage = ratio.expand(mask.shape), advantage.expand(mask.shape)
-    tokens = max(int(mask.sum()), 1)
-    clips = term.gate is gates.min_clip
-    binds = gates.clip_binds(ratio, advantage, **term.gate_options) if clips else torch.zeros_like(mask)
-    return {
-        "tokens": int(mask.sum()),
-        "live": bool((mask & (advantage != 0)).any()),
-        "ratio_mean": ratio[mask].mean().item() if mask.any() else 1.0,
-        "ratio_max": ratio[mask].max().item() if mask.any() else 1.0,
-        "clip_fraction": int((binds & mask).sum()) / tokens,
-        "held": int(((ratio.log().abs() > ratios.LIMIT - 1e-5) & mask).sum()),
-    }
-
-
-def _metrics(parts, advantages, rollouts):
-    """Totals over the terms; a token of two terms counts in each."""
-    tokens = sum(part["tokens"] for part in parts.values())
-    mean = {
-        name: sum(part[name] * part["tokens"] for part in parts.values()) / max(tokens, 1)
-        for name in ("ratio_mean", "clip_fraction")
-    }
-    alive = torch.stack([((_column(a) != 0) & rollouts.mask).any(1) for a in advantages]).any(0)
-    groups = torch.unique(rollouts.group)
-    return {
-        **mean,
-        "ratio_max": max(part["ratio_max"] for part in parts.values()),
-        "dead_groups": 1 - len(torch.unique(rollouts.group[alive])) / len(groups),
-        "tokens": tokens,
-        "held": sum(part["held"] for part in parts.values()),
-        "parts": parts,
-    }
+def _pair(name, pair):
+    try:
+        first, second = pair
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected two numbers, got {pair!r}") from None
+    return validate.number(name, first, 0.0), validate.number(name, second, 0.0)
 
 
 def _clip(clip):
-    try:
-        low, high = clip
-    except (TypeError, ValueError):
-        raise ValueError(f"clip: expected two numbers (low, high), got {clip!r}") from None
-    return {"low": validate.number("clip", low, 0.0), "high": validate.number("clip", high, 0.0)}
+    return dict(zip(("low", "high"), _pair("clip", clip), strict=True))
 
 
 def _reinforce(**shared):
@@ -268,35 +76,54 @@ def _sapo(tau_pos=1.0, tau_neg=1.05, **shared):
     return Method("sapo", (Term(*row, taus),), **shared)
 
 
-def _mix_1(variant="faithful", clip=(0.2, 0.28), shape_gamma=0.1, **shared):
-    own, shaped = _mixed_parts(variant, clip, shape_gamma)
-    pool = {"faithful": None, "corrected": everything}[variant]
+def _mix_1(variant="faithful", weights=(0.5, 0.5), normaliser="each", **mixed):
+    own, shaped, shared = _mixed_parts(**mixed)
+    pool = _choice("variant", variant, {"faithful": None, "corrected": everything})
+    counted = _choice("normaliser", normaliser, {"each": None, "joint": everything})
+    first, second = _pair("weights", weights)
     terms = (
-        Term(*own, pool=pool, weight=0.5),
-        Term(*shaped, rows=guide, pool=pool, behaviour="guide", weight=0.5),
+        Term(*own, pool=pool, counted=counted, weight=first),
+        Term(*shaped, rows=guide, pool=pool, counted=counted, behaviour="guide", weight=second),
     )
     return Method("mix_1", terms, **shared)
 
 
-def _mix_2(variant="faithful", clip=(0.2, 0.28), shape_gamma=0.1, **shared):
-    own, shaped = _mixed_parts(variant, clip, shape_gamma)
-    both = {"pool": guide_or_unrewarded, "counted": guide_or_unrewarded, "weight": 0.5}
+def _mix_2(variant="faithful", weights=(0.5, 0.5), pool_on=None, zero_ratio=None, normaliser="v001", **mixed):
+    own, shaped, shared = _mixed_parts(**mixed)
+    pool_on = pool_on or _choice("variant", variant, {"faithful": "rewarded", "corrected": "policy"})
+    zero_ratio = zero_ratio or {"faithful": "guide", "corrected": "old"}[variant]
+    pools = {"rewarded": rewarded, "policy": policy, "everything": everything}
+    first, second = _pair("weights", weights)
+    both = {"pool": guide_or_unrewarded, "counted": guide_or_unrewarded, "weight": second}
+    wrong = own
+    if _choice("normaliser", normaliser, {"v001": False, "v000": True}):  # v000: sums, not means
+        shaped, wrong = ((*part[:3], aggregate.total, part[4]) for part in (shaped, own))
     terms = (
-        Term(*own, rows=rewarded, pool={"faithful": rewarded, "corrected": policy}[variant], weight=0.5),
+        Term(*own, rows=rewarded, pool=_choice("pool_on", pool_on, pools), weight=first),
         Term(*shaped, rows=guide, behaviour="guide", **both),
-        Term(*own, rows=unrewarded, behaviour={"faithful": "guide", "corrected": "old"}[variant], **both),
+        Term(*wrong, rows=unrewarded, behaviour=_choice("zero_ratio", zero_ratio, ("guide", "old")), **both),
     )
     return Method("mix_2", terms, **shared)
 
 
-def _mixed_parts(variant, clip, shape_gamma):
-    """(P3's parts, P4's parts): what stands before the rows of a Term."""
-    if variant not in ("faithful", "corrected"):
-        raise ValueError(f"variant: expected 'faithful' or 'corrected', got {variant!r}")
+def _mixed_parts(clip=(0.2, 0.28), clip_form="min", shape_gamma=0.1, guide_ratio="token", **shared):
+    """(P3's parts, P4's parts, options of all methods): what stands before the rows of a Term."""
+    gate = _choice("clip_form", clip_form, {"min": gates.min_clip, "plain": gates.plain_clip})
     gamma = {"shape_gamma": validate.number("shape_gamma", shape_gamma, 0.0, open_low=True)}
-    start = advantages.z_score, ratios.token_ratio
-    own = (*start, gates.min_clip, aggregate.token_mean, _clip(clip))
-    return own, (*start, gates.shaped, aggregate.token_mean, gamma)
+    levels = {
+        "token": (ratios.token_ratio, aggregate.token_mean),
+        "sequence": (ratios.product_ratio, aggregate.sequence_mean),
+    }
+    ratio, mean = _choice("guide_ratio", guide_ratio, levels)
+    own = advantages.z_score, ratios.token_ratio, gate, aggregate.token_mean, _clip(clip)
+    return own, (advantages.z_score, ratio, gates.shaped, mean, gamma), shared
+
+
+def _choice(name, value, known):
+    """known[value], or value where `known` is a tuple."""
+    if value not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+    return known[value] if isinstance(known, dict) else value
 
 
 TABLE = {
@@ -311,6 +138,7 @@ TABLE = {
     "mix_2": _mix_2,
 }
 SHARED = ("kl_coef", "kl", "mask_truncated")
+MIXED = ("clip", "clip_form", "shape_gamma", "guide_ratio")
 
 
 def options(name):
@@ -318,15 +146,28 @@ def options(name):
     if name not in TABLE:
         raise ValueError(f"method: expected one of {', '.join(TABLE)}, got {name!r}")
     own = [p.name for p in inspect.signature(TABLE[name]).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    return (*own, *SHARED)
+    return (*own, *(MIXED if name.startswith("mix") else ()), *SHARED)
 
 
 def get(name, **chosen):
     """The method of that name with some options changed; an unknown name or option raises.
 
-    Options of all: kl_coef, kl, mask_truncated (see `Method`). The others stand in the table of
-    `methods.options(name)`: clip=(low, high), max_length of dr_grpo, tau_pos and tau_neg of sapo,
-    variant ("faithful" or "corrected") and shape_gamma of mix_1 and mix_2.
+    | option         | of            | values, the default first                                            |
+    | -------------- | ------------- | -------------------------------------------------------------------- |
+    | kl_coef, kl    | all           | 0; reward_k1, loss_k1, loss_k2, loss_k3, exact: `Method`             |
+    | mask_truncated | all           | False; True: truncated rows compare but are not summed               |
+    | clip           | most          | (low, high): the ratio's band is 1 - low .. 1 + high                 |
+    | max_length     | dr_grpo       | None, the width of the batch; or the constant T_max                  |
+    | tau_pos, ..neg | sapo          | 1.0, 1.05                                                            |
+    | variant        | mix_1, mix_2  | faithful (as printed); corrected                                     |
+    | weights        | mix_1, mix_2  | (.5, .5): of P3, and of P4 or P8                                     |
+    | clip_form      | mix_1, mix_2  | min, as PPO; plain: clip(ratio) A                                    |
+    | shape_gamma    | mix_1, mix_2  | .1: the constant of P4                                               |
+    | guide_ratio    | mix_1, mix_2  | token (P4); sequence, as the paper's gradient displays have it       |
+    | normaliser     | mix_1         | each part by its own tokens (P3, P4); joint: by all tokens           |
+    | normaliser     | mix_2         | v001: P8 by the tokens of V and W; v000: sums                        |
+    | pool_on        | mix_2         | U compares with: rewarded (printed), policy (corrected), everything  |
+    | zero_ratio     | mix_2         | W's ratio is to: guide (printed), old (corrected)                    |
     """
     known = options(name)
     unknown = [option for option in chosen if option not in known]

@@ -42,6 +42,22 @@ def pass_at_k(right, k):
     return float((1 - miss).mean())
 
 
+def joined(parts):
+    """Metrics of one optimiser step from those of the parts its rows were split into."""
+
+    def mean(name, by):
+        tokens = sum(part[by] for part in parts)
+        return sum(part[name] * part[by] for part in parts) / tokens if tokens else float("nan")
+
+    own = sum(part["own_tokens"] for part in parts)
+    return {
+        **{name: sum(part[name] for part in parts) for name in ("objective", "held")},
+        **{name: max(part[name] for part in parts) for name in ("ratio_max", "sampler_gap")},
+        **{name: mean(name, "tokens") for name in ("ratio_mean", "clip_fraction")},
+        "entropy": sum(part["entropy"] for part in parts) / own if own else float("nan"),
+    }
+
+
 def columns(rows):
     """{name: array} of a list of dicts; NaN where a row has no such entry."""
     names = dict.fromkeys(name for row in rows for name in row)

@@ -19,7 +19,8 @@ from tqdm.auto import trange
 from rlbook.llm import checkpoint, kl, methods, models, sampling, tasks
 from rlbook.llm.batch import GUIDE, POLICY, Rollouts
 from rlbook.llm.config import DTYPES, TrainConfig, pick_device
-from rlbook.llm.metrics import METRICS, TIMINGS, columns, describe, pass_at_k
+from rlbook.llm.metrics import METRICS, TIMINGS, columns, describe, joined, pass_at_k
+from rlbook.llm.objective import dead_groups
 
 LOGS = ("metrics.jsonl", "timing.jsonl")
 # |ratio - 1| allowed between sampling and recomputing, float32 on a CPU: mean and largest. Rounding gives a
@@ -159,34 +160,35 @@ class Trainer:
         seen, rows = [], c.micro_batch or B
         for _ in range(c.epochs):
             order = torch.randperm(B, generator=self.order) if c.minibatches > 1 else torch.arange(B)
-            for chosen in order.to(self.device).chunk(c.minibatches):
+            for chosen in order.to(self.device).tensor_split(min(c.minibatches, B)):
                 whole = rollouts.rows(chosen)
                 self.optimiser.zero_grad()
-                for part in chosen.split(rows):
-                    seen.append(
-                        self._backward(rollouts.rows(part), [a[part] for a in advantages], whole, not seen)
-                    )
+                parts = [
+                    self._backward(rollouts.rows(part), [a[part] for a in advantages], whole, not seen)
+                    for part in chosen.split(rows)
+                ]
+                seen.append(joined(parts))
                 norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.max_grad_norm)
                 if not torch.isfinite(norm):
-                    self._stop(rollouts, norm)
+                    self._stop(whole, norm)
                 self.optimiser.step()
         first, last = seen[0], seen[-1]
         return {
             "objective": last["objective"], "entropy": first["entropy"], "sampler_gap": first["sampler_gap"],
             "ratio_mean": last["ratio_mean"], "ratio_max": max(s["ratio_max"] for s in seen),
             "clip_fraction": float(np.mean([s["clip_fraction"] for s in seen])),
-            "dead_groups": first["dead_groups"], "held": sum(s["held"] for s in seen),
+            "dead_groups": dead_groups(advantages, rollouts), "held": sum(s["held"] for s in seen),
             "grad_norm": norm.item(),
         }  # fmt: skip
 
     def _backward(self, part, advantages, whole, first):
-        """Add the gradient of -objective of `part`; its metrics."""
+        """Add the gradient of -objective of `part`; its metrics, the entropy summed over its tokens."""
         tensors = part.prompt_ids, part.prompt_mask, part.completion_ids, part.mask
         logp, entropy = sampling.log_probs(self.model, *tensors, self.config.temperature, entropy=True)
         exact = self._exact_kl(tensors) if self.method.kl == "exact" and self.method.kl_coef else None
         found = self.method.objective(logp, part, advantages, whole, exact)
         if not torch.isfinite(found.value):
-            self._stop(part, found.value)
+            self._stop(whole, found.value)
         (-found.value).backward()
         own = part.mask & (part.source == POLICY)[:, None]
         gap = (logp.detach() - part.logp_old).exp()[own].sub(1).abs() if own.any() else logp.new_zeros(1)
@@ -198,7 +200,7 @@ class Trainer:
                 )
         return found.metrics | {
             "objective": found.value.item(), "sampler_gap": gap.max().item(),
-            "entropy": entropy[own].mean().item() if own.any() else float("nan"),
+            "entropy": entropy[own].sum().item(), "own_tokens": int(own.sum()),
         }  # fmt: skip
 
     def _stop(self, rollouts, value):
@@ -214,7 +216,7 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self):
-        """pass@1, pass@k, KL to the start and truncated share on the held-out problems."""
+        """pass@1, pass@k and KL to the start on the held-out problems."""
         c, k = self.config, self.config.eval_samples
         generator = torch.Generator(self.device).manual_seed(10_000 + c.seed)
         prompts = [p.prompt for p in self.held_out for _ in range(k)]
@@ -297,7 +299,7 @@ class Trainer:
         saved = folder / "checkpoint.safetensors"
         if resume and saved.exists():
             tensors, state = checkpoint.load(saved)
-            self._same_config(state["config"])
+            self._same_settings(state["config"])
             checkpoint.unpack(tensors, *self._stateful())
             self.prompt_rng.bit_generator.state = state["prompt_rng"]
             self.step, self.seconds, self.sampled_tokens = (
@@ -309,18 +311,21 @@ class Trainer:
             raise ValueError(
                 f"out_dir: {folder} holds a run already; run(resume=True) goes on with it, or choose another"
             )
-        text = json.dumps(asdict(self.config), indent=1)
+        text = json.dumps(self._settings(), indent=1)
         checkpoint.write(folder / "config.json", text.encode())
         for name, timed in zip(LOGS, (False, True), strict=True):  # rows after the checkpoint are made again
             lines = "".join(_line(row, timed) for row in self.history)
             checkpoint.write(folder / name, lines.encode())
 
-    def _same_config(self, before):
-        now = json.loads(json.dumps(asdict(self.config)))
-        free = ("steps", "out_dir", "checkpoint_every")
-        changed = [name for name in now if name not in free and now[name] != before.get(name)]
+    def _settings(self):
+        """All settings of the run as they come back from JSON."""
+        return json.loads(json.dumps(asdict(self.config)))
+
+    def _same_settings(self, before):
+        now, free = self._settings(), ("steps", "out_dir", "checkpoint_every")
+        changed = [n for n in {**before, **now} if n not in free and now.get(n) != before.get(n)]
         if changed:
-            pairs = ", ".join(f"{name}: {before.get(name)!r} before, {now[name]!r} now" for name in changed)
+            pairs = ", ".join(f"{n}: {before.get(n)!r} before, {now.get(n)!r} now" for n in changed)
             raise ValueError(f"resume: the settings changed ({pairs}); use the old ones or another out_dir")
 
     def _stateful(self):
@@ -341,7 +346,7 @@ class Trainer:
                 os.fsync(file.fileno())
         if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
             state = {
-                "config": asdict(self.config), "step": self.step, "seconds": self.seconds,
+                "config": self._settings(), "step": self.step, "seconds": self.seconds,
                 "sampled_tokens": self.sampled_tokens, "prompt_rng": self.prompt_rng.bit_generator.state,
             }  # fmt: skip
             checkpoint.save(folder / "checkpoint.safetensors", checkpoint.pack(*self._stateful()), state)
