@@ -66,7 +66,7 @@ def cases():
         max_grad_norm=None,
     )
     actor = a2c.Config(total_steps=100_000)
-    region = trpo.Config(total_steps=60_000, cg_iters=15, shrink=0.8, max_shrinks=9)
+    region = trpo.Config(total_steps=100_000, cg_iters=15, shrink=0.8, max_shrinks=9)
     return {
         "PPO": (ppo, tuned, PPO, ppo_options(tuned), "CartPole-v1", 10),
         "PPO, settings of CleanRL": (ppo, plain, PPO, ppo_options(plain), "CartPole-v1", 10),
