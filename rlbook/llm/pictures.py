@@ -7,7 +7,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
-from rlbook import plots
+from rlbook import plots, validate
 from rlbook.llm.trainer import columns
 
 BLUE_TO_RED = matplotlib.colors.LinearSegmentedColormap.from_list(
@@ -63,10 +63,15 @@ def tokens(rows, weights, labels, limit=None):
         raise ValueError(
             f"rows, weights, labels: expected as many of each, got {len(rows)}, {len(weights)}, {len(labels)}"
         )
+    if not any(len(row) for row in rows):
+        raise ValueError("rows: expected at least one completion with a token")
     for i, (row, weight) in enumerate(zip(rows, weights, strict=True)):
         if len(row) != len(weight):
             raise ValueError(f"weights: expected {len(row)} in row {i}, one a token, got {len(weight)}")
-    limit = limit or max((abs(w) for weight in weights for w in weight), default=0) or 1.0
+    numbers = validate.array("weights", [w for weight in weights for w in weight])
+    limit = (
+        np.abs(numbers).max() or 1.0 if limit is None else validate.number("limit", limit, 0, open_low=True)
+    )
     width = max(len(row) for row in rows)
     margin = max(len(label) for label in labels) * 0.55 + 0.5
     figure, ax = plt.subplots(figsize=(max(4.0, 0.27 * (width + margin)), 0.32 * len(rows) + 0.3))
