@@ -29,20 +29,15 @@ class Config:
     hidden: tuple = (64, 64)
 
     def __post_init__(self):
-        for name in ("total_steps", "n_envs", "n_steps"):
-            object.__setattr__(self, name, validate.integer(name, getattr(self, name)))  # 8.0 becomes 8
-        for name in ("lr",) if self.max_grad_norm is None else ("lr", "max_grad_norm"):
-            validate.number(name, getattr(self, name), 0.0, open_low=True)
-        for name in ("discount", "lam"):
-            validate.number(name, getattr(self, name), 0.0, 1.0)
-        for name in ("value_coef", "entropy_coef"):
-            validate.number(name, getattr(self, name), 0.0)
-        if not isinstance(self.anneal, bool):
-            raise ValueError(f"anneal: expected True or False, got {self.anneal!r}")
-        if not isinstance(self.hidden, (tuple, list)):
-            raise ValueError(f"hidden: expected a tuple of widths, got {self.hidden!r}")
-        for width in self.hidden:
-            validate.integer("hidden", width)
+        validate.settings(
+            self,
+            whole=("total_steps", "n_envs", "n_steps"),
+            positive=("lr",),
+            optional=("max_grad_norm",),
+            unit=("discount", "lam"),
+            non_negative=("value_coef", "entropy_coef"),
+            switch=("anneal",),
+        )
 
 
 def loss(policy, value, obs, action, advantage, target, config):

@@ -26,7 +26,7 @@ class Config(a2c.Config):
 
     def __post_init__(self):
         super().__post_init__()
-        validate.integer("workers", self.workers)
+        validate.settings(self, whole=("workers",))
 
 
 class WorkerError(RuntimeError):
@@ -47,8 +47,8 @@ def train(env_id, config=None, *, seed=0, progress=True):
     bit; several do not repeat, because their order is left to the system.
     history, one row an update in order of arrival: env_steps, episode_return (NaN where no episode
     ended), value_loss, entropy, staleness, worker, seconds.
-    Raises ValueError on an unknown environment, WorkerError if a worker fails or dies (also on a reward
-    or a loss that is not finite); no process is left behind.
+    Raises ValueError on an unknown environment, WorkerError if a worker fails or dies (also on a reward,
+    an observation or a loss that is not finite); no process is left behind.
     """
     config = config or Config()
     probe = Collector(env_id, 1, seed)  # fails here, in the caller's process, on a bad environment

@@ -31,7 +31,8 @@ def surrogate(mdp, pi, pi_new):
 
     Arguments as in `performance_difference`. L(pi) = J(pi), and its gradient there is that of J.
     """
-    return _compare(mdp, pi, pi_new)[3].J + policy_advantage(mdp, pi, pi_new)
+    d, _, mean, old = _compare(mdp, pi, pi_new)
+    return old.J + float(d @ mean) / (1 - mdp.gamma)
 
 
 def distribution_shift(mdp, pi, pi_new):

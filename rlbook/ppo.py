@@ -64,22 +64,15 @@ class Config:
     hidden: tuple = (64, 64)
 
     def __post_init__(self):
-        for name in ("total_steps", "n_envs", "n_steps", "epochs", "minibatch"):
-            object.__setattr__(self, name, validate.integer(name, getattr(self, name)))  # 8.0 becomes 8
-        optional = [name for name in ("kl_target", "max_grad_norm") if getattr(self, name) is not None]
-        for name in ("lr", "eps_low", "eps_high", *optional):
-            validate.number(name, getattr(self, name), 0.0, open_low=True)
-        for name in ("discount", "lam"):
-            validate.number(name, getattr(self, name), 0.0, 1.0)
-        for name in ("value_coef", "entropy_coef", "kl_coef"):
-            validate.number(name, getattr(self, name), 0.0)
-        for name in ("anneal", "normalise"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r}")
-        if not isinstance(self.hidden, (tuple, list)):
-            raise ValueError(f"hidden: expected a tuple of widths, got {self.hidden!r}")
-        for width in self.hidden:
-            validate.integer("hidden", width)
+        validate.settings(
+            self,
+            whole=("total_steps", "n_envs", "n_steps", "epochs", "minibatch"),
+            positive=("lr", "eps_low", "eps_high"),
+            optional=("kl_target", "max_grad_norm"),
+            unit=("discount", "lam"),
+            non_negative=("value_coef", "entropy_coef", "kl_coef"),
+            switch=("anneal", "normalise"),
+        )
         if self.objective not in ("clip", "kl"):
             raise ValueError(f"objective: expected 'clip' or 'kl', got {self.objective!r}")
 
@@ -112,8 +105,8 @@ def train(env_id, config=None, *, seed=0, progress=True):
 
     history: env_steps, episode_return (mean of the episodes that ended in the iteration, NaN if
     none did), kl, clip_fraction, value_loss, entropy, kl_coef, seconds.
-    Raises ValueError on an unknown environment or a reward that is not finite, NonFiniteLoss with
-    the last good parameters if the loss or its gradient is not finite.
+    Raises ValueError on an unknown environment or a reward or observation that is not finite,
+    NonFiniteLoss with the last good parameters if the loss or its gradient is not finite.
     """
     config = config or Config()
     collector = Collector(env_id, config.n_envs, seed)

@@ -72,11 +72,13 @@ class Config:
     hidden: tuple = (64, 64)
 
     def __post_init__(self):
-        for name in ("iterations", "trajectories", "max_steps", "value_epochs", "value_minibatch"):
-            object.__setattr__(self, name, validate.integer(name, getattr(self, name)))  # 8.0 becomes 8
-        for name in ("lr", "value_lr"):
-            validate.number(name, getattr(self, name), 0.0, open_low=True)
-        validate.number("discount", self.discount, 0.0, 1.0)
+        validate.settings(
+            self,
+            whole=("iterations", "trajectories", "max_steps", "value_epochs", "value_minibatch"),
+            positive=("lr", "value_lr"),
+            unit=("discount",),
+            switch=("discount_correction",),
+        )
         if self.form not in ("trajectory", "reward_to_go"):
             raise ValueError(f"form: expected 'trajectory' or 'reward_to_go', got {self.form!r}")
         if self.baseline not in ("none", "mean", "value"):
@@ -85,12 +87,6 @@ class Config:
             raise ValueError(
                 "baseline: 'mean' leaves one trajectory out, so it needs at least 2 trajectories"
             )
-        if not isinstance(self.discount_correction, bool):
-            raise ValueError(f"discount_correction: expected True or False, got {self.discount_correction!r}")
-        if not isinstance(self.hidden, (tuple, list)):
-            raise ValueError(f"hidden: expected a tuple of widths, got {self.hidden!r}")
-        for width in self.hidden:
-            validate.integer("hidden", width)
 
 
 def train(env_id, config=None, *, seed=0, progress=True):

@@ -79,7 +79,7 @@ class Collector:
         self.running = np.zeros(n_envs)
 
     def collect(self, policy, steps):
-        """A `Segment` of `steps` steps a copy. Raises ValueError on a reward that is not finite."""
+        """A `Segment` of `steps` steps a copy. Raises ValueError on a reward or observation not finite."""
         T, N = steps, self.n_envs
         discrete = isinstance(self.action_space, Discrete)
         obs = np.empty((T, N, self.n_obs), np.float32)
@@ -103,12 +103,12 @@ class Collector:
                     self.running[done] = 0.0
                     cut = [np.asarray(info["final_obs"][n])[None] for n in np.flatnonzero(truncated[t])]
                     cut_obs += [self._encode(obs)[0] for obs in cut]
-        if not np.isfinite(reward).all():
-            t, n = np.argwhere(~np.isfinite(reward))[0]
-            raise ValueError(
-                f"reward: expected finite rewards, {self.env_id} gave {reward[t, n]} at step {t} of copy {n}"
-            )
         cut = np.array(cut_obs, np.float32).reshape(-1, self.n_obs)
+        final = np.zeros_like(obs)
+        final[truncated] = cut
+        self._refuse_not_finite("reward", reward)
+        self._refuse_not_finite("observation", np.concatenate([obs, self.obs[None]]))
+        self._refuse_not_finite("observation", final)
         params = torch.stack(params).clone()  # out of inference mode, so that it may enter a loss
         return Segment(obs, action, params, reward, terminated, truncated, self.obs, cut, finished)
 
@@ -116,7 +116,7 @@ class Collector:
         """One trajectory from each copy, from its reset to its end or `max_steps`.
 
         Returns a `Segment` and a mask (T, N), true while a copy's first episode runs. Later steps
-        of copies that ended early are there but do not count.
+        of copies that ended early are there but do not count; `episode_return` stays empty.
         """
         seed = int(torch.randint(2**31, (1,), generator=self.generator))
         self.obs, self.running[:] = self._encode(self.envs.reset(seed=seed)[0]), 0.0
@@ -137,11 +137,18 @@ class Collector:
         }
         params = torch.cat([part.params for part in parts])[:length]
         cut = np.concatenate([part.cut_obs for part in parts])[: int(columns["truncated"].sum())]
-        return Segment(**columns, params=params, last_obs=self.obs, cut_obs=cut), mask[:length]
+        observed = np.concatenate([*(part.obs for part in parts), self.obs[None]])
+        return Segment(**columns, params=params, last_obs=observed[length], cut_obs=cut), mask[:length]
 
     def close(self):
         """Close the environments."""
         self.envs.close()
+
+    def _refuse_not_finite(self, name, x):
+        for t, n, *d in np.argwhere(~np.isfinite(x))[:1]:
+            raise ValueError(
+                f"{name}: expected finite {name}s, {self.env_id} gave {x[t, n, *d]} at step {t} of copy {n}"
+            )
 
     def _encode(self, obs):
         if isinstance(self.observation_space, Discrete):

@@ -23,9 +23,10 @@ def conjugate_gradient(matvec, b, iters=10, tol=1e-10):
     | iters    | int >= 1    | at most so many products                        |
     | tol      | >= 0        | stop when the squared residual falls to tol     |
 
-    Returns x (n,). b = 0 gives 0. A singular A is fine if b lies in its range.
+    Returns x (n,). b = 0 gives 0. A singular A is fine if b lies in its range and tol > 0; with tol = 0
+    the search goes on after it has converged, along rounding errors, and may end in NaN.
     """
-    validate.integer("iters", iters)
+    iters = validate.integer("iters", iters)
     validate.number("tol", tol, 0.0)
     x, r = torch.zeros_like(b), b.clone()
     p, rr = r.clone(), r @ r
@@ -108,7 +109,7 @@ def step(policy, obs, action, advantage, delta=0.01, damping=0.1, cg_iters=10, s
     beta = (2 * delta / sAs).sqrt()  # (74)
     old = parameters_to_vector(weights).detach().clone()
     with torch.no_grad():
-        for j in range(max_shrinks + 1):
+        for j in range(int(max_shrinks) + 1):
             vector_to_parameters(old + beta * shrink**j * s, weights)
             kl = policy.kl(params_old, policy(obs)).mean().item()
             gain = (surrogate(policy, obs, action, logp_old, advantage) - before).item()
@@ -147,19 +148,14 @@ class Config:
     hidden: tuple = (64, 64)
 
     def __post_init__(self):
+        validate.settings(
+            self,
+            whole=("total_steps", "n_envs", "n_steps", "cg_iters", "value_epochs", "value_minibatch"),
+            positive=("value_lr",),
+            unit=("discount", "lam"),
+            switch=("normalise",),
+        )
         _check_step(self.delta, self.damping, self.cg_iters, self.shrink, self.max_shrinks)
-        whole = ("total_steps", "n_envs", "n_steps", "cg_iters", "value_epochs", "value_minibatch")
-        for name in whole:
-            object.__setattr__(self, name, validate.integer(name, getattr(self, name)))  # 8.0 becomes 8
-        validate.number("value_lr", self.value_lr, 0.0, open_low=True)
-        for name in ("discount", "lam"):
-            validate.number(name, getattr(self, name), 0.0, 1.0)
-        if not isinstance(self.normalise, bool):
-            raise ValueError(f"normalise: expected True or False, got {self.normalise!r}")
-        if not isinstance(self.hidden, (tuple, list)):
-            raise ValueError(f"hidden: expected a tuple of widths, got {self.hidden!r}")
-        for width in self.hidden:
-            validate.integer("hidden", width)
 
 
 def train(env_id, config=None, *, seed=0, progress=True):

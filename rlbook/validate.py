@@ -80,6 +80,28 @@ def integer(name, value, low=1):
     return int(found)
 
 
+def settings(config, whole=(), positive=(), optional=(), unit=(), non_negative=(), switch=()):
+    """Check the named fields of a frozen dataclass, and `hidden`, the widths of a network.
+
+    Whole numbers are at least 1 and become ints (8.0 becomes 8), `hidden` becomes a tuple of them. An
+    optional field is positive or None, a unit one in [0, 1], a switch True or False.
+    """
+    for name in whole:
+        object.__setattr__(config, name, integer(name, getattr(config, name)))
+    for name in [*positive, *(name for name in optional if getattr(config, name) is not None)]:
+        number(name, getattr(config, name), 0.0, open_low=True)
+    for name in unit:
+        number(name, getattr(config, name), 0.0, 1.0)
+    for name in non_negative:
+        number(name, getattr(config, name), 0.0)
+    for name in switch:
+        if not isinstance(getattr(config, name), bool):
+            raise ValueError(f"{name}: expected True or False, got {getattr(config, name)!r}")
+    if not isinstance(config.hidden, (tuple, list)):
+        raise ValueError(f"hidden: expected a tuple of widths, got {config.hidden!r}")
+    object.__setattr__(config, "hidden", tuple(integer("hidden", width) for width in config.hidden))
+
+
 def distributions(name, value, shape=None, ndim=None):
     """`value` as an array whose last axis holds probability distributions."""
     found = array(name, value, ndim, shape)

@@ -228,6 +228,7 @@ def test_an_unknown_environment_is_refused_before_any_process_starts(monkeypatch
 def test_config_names_a_bad_setting(name, bad):
     with pytest.raises(ValueError, match=f"{name}: expected"):
         a3c.Config(**{name: bad})
+    assert type(a3c.Config(workers=2.0).workers) is int
 
 
 # --- one worker, run here ---------------------------------------------------------------------------

@@ -273,6 +273,14 @@ def test_every_copy_gives_one_trajectory_from_reset_to_end(max_steps, calls):
     assert (segment.cut_obs[:, 1] == segment.cut_obs[:, 2]).all() and set(segment.cut_obs[:, 2]) <= {11, 31}
 
 
+@pytest.mark.parametrize("max_steps, calls", [(500, 1), (500, 2), (40, 1), (32, 1), (15, 2), (1, 1)])
+def test_values_after_a_step_are_those_of_where_it_led(max_steps, calls):
+    """V(s) = 1000 episode + step: one more after a step, 0 after an end, in the last row as elsewhere."""
+    segment, _ = episodes(max_steps, calls=calls)
+    now, after = segment.values(lambda obs: obs[:, :2] @ torch.tensor([[1000.0], [1.0]]))
+    np.testing.assert_array_equal(after, np.where(segment.terminated, 0, now + 1))
+
+
 def test_the_same_seed_gives_the_same_trajectories():
     for seed in (0, 1):
         first, second = episodes(500, seed)[0], episodes(500, seed)[0]

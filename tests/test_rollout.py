@@ -25,8 +25,8 @@ REAL, TWO = Box(-np.inf, np.inf, (1,)), Discrete(2)
 
 
 class Clock(gymnasium.Env):
-    def __init__(self, observation=REAL, action=TWO, reward=float):
-        self.observation_space, self.action_space, self.reward = observation, action, reward
+    def __init__(self, observation=REAL, action=TWO, reward=float, seen=float):
+        self.observation_space, self.action_space, self.reward, self.seen = observation, action, reward, seen
         self.episode, self.received = -1, []
 
     def reset(self, *, seed=None, options=None):
@@ -46,9 +46,8 @@ class Clock(gymnasium.Env):
     def observe(self):
         if isinstance(self.observation_space, Discrete):
             return int(self.observation_space.start) + self.t  # a plain int, as FrozenLake gives
-        return np.full(
-            self.observation_space.shape, 100 * self.episode + self.t, self.observation_space.dtype
-        )
+        number = self.seen(100 * self.episode + self.t)
+        return np.full(self.observation_space.shape, number, self.observation_space.dtype)
 
 
 gymnasium.register("test/Clock-v0", entry_point=Clock, disable_env_checker=True)
@@ -251,6 +250,22 @@ def test_a_reward_that_is_not_finite_is_named(bad):
     env = clock(2, reward=lambda t: bad if t == 3 else 1.0)  # only copy 0 lives to step 3
     with pytest.raises(ValueError, match=rf"reward: .*test/Clock-v0 gave {bad} at step 2 of copy 0"):
         env.collect(Scripted(), 5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("when, step, copy", [(0, 0, 0), (2, 2, 0), (101, 3, 1), (102, 3, 1), (200, 4, 1)])
+def test_an_observation_that_is_not_finite_is_named(bad, when, step, copy):
+    """Copy 0 shows 0, 1, 2, 100 | 101, copy 1 shows 0, 1, 100, 101 | 200; 102 is where copy 1 is cut."""
+    env = clock(2, seen=lambda x: bad if x == when else x)
+    said = f"observation: .*test/Clock-v0 gave {bad} at step {step} of copy {copy}"
+    with pytest.raises(ValueError, match=said):
+        env.collect(Scripted(), 4)
+
+
+def test_an_observation_that_nobody_looks_at_may_be_anything():
+    """Copy 0 ends in 3: no value is asked of it."""
+    segment = clock(2, seen=lambda x: np.nan if x == 3 else x).collect(Scripted(), 4)
+    assert segment.terminated[2, 0]
 
 
 @pytest.mark.parametrize("env_id", ["Nowhere-v0", "CartPole-v99", "no_such_module:Thing-v0", "", None])

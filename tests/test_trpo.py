@@ -134,10 +134,11 @@ def test_a_right_side_of_zero_gives_zero():
 
 def test_a_singular_matrix_is_fine_if_b_lies_in_its_range():
     """(73) as for a softmax table: rank 2 of 5; the answer is that of the pseudo-inverse."""
-    B = normal(5, 2)
-    A, b = B @ B.T, B @ normal(2, seed=1)
-    got = trpo.conjugate_gradient(A.mv, b, 5)
-    np.testing.assert_allclose(got, torch.linalg.pinv(A) @ b, rtol=0, atol=1e-8)
+    for seed in range(5):
+        B = normal(5, 2, seed=seed)
+        A, b = B @ B.T, B @ normal(2, seed=100 + seed)
+        got = trpo.conjugate_gradient(A.mv, b, 50, 1e-20)
+        np.testing.assert_allclose(got, torch.linalg.pinv(A) @ b, rtol=0, atol=1e-8)
 
 
 def test_the_tolerance_is_on_the_squared_residual():
@@ -407,6 +408,10 @@ def test_config_names_a_bad_setting(name):
 def test_whole_numbers_may_be_floats():
     config = trpo.Config(total_steps=1e3, n_steps=8.0)
     assert (config.total_steps, config.n_steps) == (1000, 8) and type(config.n_steps) is int
+    one, other = (
+        trpo.step(*batch("categorical"), normal(40).float(), cg_iters=n, max_shrinks=n) for n in (2, 2.0)
+    )
+    assert one == other
 
 
 # --- training ---------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Checks at the door: what they let through, and that every public function stops bad input by name."""
 
 import inspect
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -69,6 +70,38 @@ def test_integer_takes_whole_floats_only():
     assert isinstance(validate.integer("n", 3.0), int)
     with pytest.raises(ValueError, match=r"^n: expected a whole number, got 2.5$"):
         validate.integer("n", 2.5)
+
+
+@dataclass(frozen=True)
+class Settings:
+    n: int = 3
+    rate: float = 0.5
+    limit: float | None = None
+    share: float = 1.0
+    weight: float = 0.0
+    on: bool = True
+    hidden: tuple = (4,)
+
+    def __post_init__(self):
+        validate.settings(self, ("n",), ("rate",), ("limit",), ("share",), ("weight",), ("on",))
+
+
+def test_settings_turn_whole_numbers_into_ints():
+    found = Settings(n=8.0, limit=2, hidden=[4.0, 2])
+    assert (found.n, found.limit, found.hidden) == (8, 2, (4, 2))
+    assert all(type(x) is int for x in (found.n, *found.hidden)) and Settings(hidden=()).hidden == ()
+
+
+@pytest.mark.parametrize(
+    "name, bad",
+    [("n", 0), ("n", 1.5), ("n", None), ("n", "3"), ("rate", 0), ("rate", np.nan), ("rate", None)]
+    + [("limit", 0), ("limit", -1), ("share", 1.1), ("share", -0.1), ("share", None), ("weight", -1)]
+    + [("weight", np.inf), ("on", "no"), ("on", 1), ("on", None)]
+    + [("hidden", 64), ("hidden", "64"), ("hidden", (64, 0)), ("hidden", (1.5,)), ("hidden", None)],
+)
+def test_settings_name_the_field_that_is_wrong(name, bad):
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        Settings(**{name: bad})
 
 
 def test_distributions_forgive_rounding_and_nothing_more():

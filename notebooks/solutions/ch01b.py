@@ -67,6 +67,7 @@ MUTANTS = {
         ),
         "no terminal mask": ("(0.0 if terminated else discount * value[s_next])", "discount * value[s_next]"),
         "skips terminal steps": ("new[s] +=", "new[s] += (not terminated) *"),
+        "no update": ("return new", "return value"),
         "changes its argument": ("value.copy()", "value"),
     },
     "1b.4": {

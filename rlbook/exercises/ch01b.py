@@ -70,18 +70,20 @@ def leave_one_out(answer):
 def td_update(answer):
     """One step by hand, not terminated and terminated; the table passed in must not change."""
     expect(
-        # y = 1 + 0.5 * 3 = 2.5, delta = 2.5 - 2 = 0.5, V(1) = 2 + 0.1 * 0.5 = 2.05
-        attempt(answer, np.array([0.5, 2.0, 3.0]), 1, 1.0, 2, False, 0.5, 0.1),
-        want=[0.5, 2.05, 3],
-        given="V = (0.5, 2, 3), step from 1 to 2 with reward 1, not terminated, gamma 0.5, eta 0.1",
+        # y = 1.5 + 0.5 * 3 = 3, delta = 3 - 2 = 1, V(1) = 2 + 0.1 * 1 = 2.1
+        attempt(answer, np.array([0.5, 2.0, 3.0]), 1, 1.5, 2, False, 0.5, 0.1),
+        want=[0.5, 2.1, 3],
+        given="V = (0.5, 2, 3), step from 1 to 2 with reward 1.5, not terminated, gamma 0.5, eta 0.1",
         mistakes={
-            "no discount": ([0.5, 2.2, 3], "gamma multiplies V(s')."),  # 2 + 0.1 (1 + 3 - 2)
-            "sign": ([0.5, 1.95, 3], "Move V(s) towards the target, not away from it."),
-            "no step size": ([0.5, 2.5, 3], "Move V(s) by eta times the error, not all the way."),
-            "updates the next state": ([0.5, 2, 3.05], "The error belongs to the state that was left."),
-            "flag upside down": ([0.5, 1.9, 3], "This step did not end the episode, so V(s') counts."),
-            "forgets V(s)": ([0.5, 2.25, 3], "The error is the target minus V(s)."),  # 2 + 0.1 * 2.5
-            "discounts the reward": ([0.5, 2, 3], "gamma multiplies V(s'), not the reward."),  # 0.5 * 4 - 2
+            "no discount": ([0.5, 2.25, 3], "gamma multiplies V(s')."),  # 2 + 0.1 (1.5 + 3 - 2)
+            "sign": ([0.5, 1.9, 3], "Move V(s) towards the target, not away from it."),
+            "no step size": ([0.5, 3, 3], "Move V(s) by eta times the error, not all the way."),
+            "updates the next state": ([0.5, 2, 3.1], "The error belongs to the state that was left."),
+            "flag upside down": ([0.5, 1.95, 3], "This step did not end the episode, so V(s') counts."),
+            "forgets V(s)": ([0.5, 2.3, 3], "The error is the target minus V(s)."),  # 2 + 0.1 * 3
+            # 2 + 0.1 (0.5 * 4.5 - 2)
+            "discounts the reward": ([0.5, 2.025, 3], "gamma multiplies V(s'), not the reward."),
+            "no update": ([0.5, 2, 3], "The table came back as it was: return the new one."),
         },
     )
     expect(
