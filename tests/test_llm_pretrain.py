@@ -220,6 +220,20 @@ def test_measuring_does_not_depend_on_what_was_drawn_before():
     assert (first[1] <= task.max_completion).all()
 
 
+def test_a_right_answer_without_an_end_token_earns_nothing(monkeypatch):
+    """Perfect texts for every prompt, every second one cut off: one of each problem's two samples counts."""
+    task = tasks.get("addition")
+
+    def perfect(model, tokenizer, prompts, *_, **__):
+        texts = [task.solution(tasks.Problem(prompt, None, 3)) for prompt in prompts]
+        cut = torch.arange(len(prompts)) % 2 == 1
+        return type("Drawn", (), {"texts": texts, "truncated": cut, "mask": torch.ones(len(prompts), 5)})
+
+    monkeypatch.setattr(pretrain.sampling, "sample", perfect)
+    rewards, lengths = pretrain.measure(None, None, task, (3,), 2, problems=6)
+    assert rewards.tolist() == [[1.0, 0.0]] * 6 and lengths.tolist() == [[5, 5]] * 6
+
+
 def test_an_unknown_name_lists_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="name: expected one of weak, guide, lazy, tally, got 'strong'"):
         pretrain.make("strong", tmp_path)
