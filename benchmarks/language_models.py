@@ -201,11 +201,17 @@ def main():
                     report[part][str(threads)] = compare_training(threads, args.rounds, args.batches, bar)
                 else:
                     report[part][str(threads)] = compare_sampling(threads, args.rounds, bar)
+                write(report, args.out)
         if "learning" in wanted:
             report["learning"] = learn(args.seeds, bar)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report), encoding="utf-8")
+            write(report, args.out)
     show(report)
+
+
+def write(report, path):
+    """The JSON so far."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report), encoding="utf-8")
 
 
 def show(report):
