@@ -23,10 +23,10 @@ def value_and_gradient(objective, logp):
 
 
 def same(found, wanted, atol=1e-12):
-    """Values and gradients alike, and the gradient not trivially so."""
+    """Values and gradients alike, and the gradient not trivially so; True, or the difference raised."""
     np.testing.assert_allclose(found[0], wanted[0], rtol=0, atol=atol)
     np.testing.assert_allclose(found[1], wanted[1], rtol=0, atol=atol)
-    assert wanted[1].abs().max() > 100 * atol
+    return wanted[1].abs().max() > 100 * atol
 
 
 # --- the printed equations --------------------------------------------------------------------------
@@ -106,13 +106,15 @@ def test_methods_are_their_equations(name, options, sizes):
         logp, R = ragged(seed, sizes)
         found = methods.get(name, **options).objective(logp, R).value
         wanted = written_out(name, logp, R, **options)
-        same(value_and_gradient(found, logp), value_and_gradient(wanted, logp))
+        assert same(value_and_gradient(found, logp), value_and_gradient(wanted, logp))
 
 
 def test_sapo_takes_its_temperatures():
     logp, R = ragged(5)
     found = methods.get("sapo", tau_pos=2.0, tau_neg=3.0).objective(logp, R).value
-    same(value_and_gradient(found, logp), value_and_gradient(written_out("sapo", logp, R, tau=(2, 3)), logp))
+    assert same(
+        value_and_gradient(found, logp), value_and_gradient(written_out("sapo", logp, R, tau=(2, 3)), logp)
+    )
 
 
 @pytest.mark.parametrize("name, options", EVERY)
@@ -127,7 +129,7 @@ def test_gradients_are_finite_differences(name, options):
         with torch.no_grad():
             up, down = method.objective(logp + step, R).value, method.objective(logp - step, R).value
         difference[i, t] = (up - down) / (2 * h)
-    same((torch.zeros(()), gradient), (torch.zeros(()), difference), atol=1e-8)
+    assert same((torch.zeros(()), gradient), (torch.zeros(()), difference), atol=1e-8)
 
 
 def test_a_group_of_one_teaches_nothing_but_reinforce_and_is_refused_by_rloo():
@@ -151,7 +153,7 @@ def test_a_critic_may_give_one_advantage_a_token():
         for i, t in R.mask.nonzero().tolist()
     )
     found = methods.get("grpo").objective(logp, R, [A.masked_fill(~R.mask, NAN)])
-    same(value_and_gradient(found.value, logp), value_and_gradient(wanted, logp))
+    assert same(value_and_gradient(found.value, logp), value_and_gradient(wanted, logp))
     assert found.metrics["dead_groups"] == 0.5
 
 
@@ -176,7 +178,7 @@ def test_the_kl_in_the_reward_is_a_sum_over_tokens_under_pi_old():
     method = methods.get("grpo", kl_coef=0.3)
     np.testing.assert_allclose(method.scores(R), u, atol=1e-14)
     wanted = written_out("grpo", logp, dataclasses.replace(R, rewards=u))
-    same(value_and_gradient(method.objective(logp, R).value, logp), value_and_gradient(wanted, logp))
+    assert same(value_and_gradient(method.objective(logp, R).value, logp), value_and_gradient(wanted, logp))
     assert torch.equal(methods.get("grpo").scores(R), R.rewards)
 
 
@@ -208,7 +210,7 @@ def test_the_kl_in_the_objective_is_a_mean_like_the_methods_own(name, scale, pla
             total += 0.4 * token[place] / size
     found = methods.get(name, kl=place, kl_coef=0.4).objective(logp, R, exact_kl=exact).value
     wanted = written_out(name, logp, R) - total
-    same(value_and_gradient(found, logp), value_and_gradient(wanted, logp))
+    assert same(value_and_gradient(found, logp), value_and_gradient(wanted, logp))
 
 
 # --- bad input --------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def test_the_mixed_objectives_are_their_equations(name, variant, sizes, options)
         logp, R = ragged(seed, sizes, guides=3, values=VALUES)
         found = methods.get(name, variant=variant, **options).objective(logp, R).value
         wanted = written_out(name, variant, logp, R, options.get("clip", (0.2, 0.28)), gamma)
-        same(value_and_gradient(found, logp), value_and_gradient(wanted, logp))
+        assert same(value_and_gradient(found, logp), value_and_gradient(wanted, logp))
 
 
 def test_the_default_is_the_printed_form():
@@ -170,7 +170,7 @@ def test_parts_without_rows_contribute_nothing():
         alone = dataclasses.replace(R, logp_guide=None)
         found = methods.get("mix_1", variant=variant).objective(logp, alone)
         half = methods.get("dapo").objective(logp, alone).value / 2
-        same(value_and_gradient(found.value, logp), value_and_gradient(half, logp))
+        assert same(value_and_gradient(found.value, logp), value_and_gradient(half, logp))
         assert found.metrics["parts"]["guide/guide"]["tokens"] == 0
     only_guide = dataclasses.replace(R, source=torch.ones(8))
     no_U = dataclasses.replace(R, rewards=-R.rewards)

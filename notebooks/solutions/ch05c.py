@@ -15,14 +15,14 @@ def my_dapo(logp, logp_old, mask, advantage, low, high):
     total = np.where(mask, term, 0.0).sum()
     return total / mask.sum()
 ''',
-    "5c.3": '''
+    # The lower width is .28 and the upper one .2.
+    "5c.3": 'my_bug = "c"',
+    "5c.4": '''
 def my_punishment(length, longest, buffer):
     """What is added to the reward of completions of these lengths (B,)."""
     over = length - (longest - buffer)
     return np.clip(-over / buffer, -1.0, 0.0)
 ''',
-    # The lower width is .28 and the upper one .2.
-    "5c.4": 'my_bug = "c"',
 }
 
 MUTANTS = {
@@ -59,6 +59,11 @@ MUTANTS = {
         "sign": ("return total", "return -total"),
     },
     "5c.3": {
+        "symmetric clip": 'my_bug = "a"',
+        "max for min": 'my_bug = "b"',
+        "clip of the log-ratio": 'my_bug = "d"',
+    },
+    "5c.4": {
         "sign": ("return np.clip(-over / buffer, -1.0, 0.0)", "return np.clip(over / buffer, 0.0, 1.0)"),
         "pays short completions": ("np.clip(-over / buffer, -1.0, 0.0)", "np.maximum(-over / buffer, -1.0)"),
         "divides by the limit": ("-over / buffer", "-over / longest"),
@@ -66,10 +71,5 @@ MUTANTS = {
         "all of the buffer": ("np.clip(-over / buffer, -1.0, 0.0)", "-1.0 * (over > 0)"),
         "line from the start": ("np.clip(-over / buffer, -1.0, 0.0)", "-length / longest"),
         "starts one buffer late": ("length - (longest - buffer)", "length - longest"),
-    },
-    "5c.4": {
-        "symmetric clip": 'my_bug = "a"',
-        "max for min": 'my_bug = "b"',
-        "clip of the log-ratio": 'my_bug = "d"',
     },
 }

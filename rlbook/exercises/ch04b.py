@@ -106,6 +106,7 @@ def gain(answer):
 
 
 def two(got):
+    """The pair g, eps, or what came instead."""
     if not isinstance(got, (tuple, list)) or len(got) != 2:
         raise Wrong(f"expected the pair g, eps, got {type(got).__name__}")
     return got

@@ -82,7 +82,7 @@ def objective(answer):
     )
 
 
-@exercise("5c.3", "The soft punishment of long completions", answer="my_punishment")
+@exercise("5c.4", "The soft punishment of long completions", answer="my_punishment")
 def punishment(answer):
     """Five lengths by hand; then another limit, and the longest buffer."""
     length = np.array([3, 12, 14, 18, 20])
@@ -111,7 +111,7 @@ def punishment(answer):
     )
 
 
-@exercise("5c.4", "Find the bug from the curves", answer="my_bug")
+@exercise("5c.3", "Find the bug from the curves", answer="my_bug")
 def bug(answer):
     """Where the two dashed curves stop tells the four apart."""
     choose(
@@ -147,12 +147,12 @@ def by_cases(logp, logp_old, mask, advantage, low, high):
 
 
 def line(length, longest, buffer):
-    """The ready answer to 5c.3."""
+    """The ready answer to 5c.4."""
     return np.clip((longest - buffer - np.asarray(length)) / buffer, -1, 0)
 
 
 def two_programs(steps, step_size):
-    """The curves of 5c.4: ratios (2 programs, 2 tokens, steps + 1).
+    """The curves of 5c.3: ratios (2 programs, 2 tokens, steps + 1).
 
     Token 0 has probability .01 and A = 1, token 1 has .5 and A = -1; each is one logit against the rest.
     Gradient ascent on the clipped term; row 0 a sound program, row 1 a broken one.

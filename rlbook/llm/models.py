@@ -1,5 +1,6 @@
 """Small language models and their tokenizer: build, load, save; any Hugging Face causal LM by name."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -71,7 +72,8 @@ def load(name_or_path, device="cpu", dtype=torch.float32):
     path = MODELS / str(name_or_path)
     path = path if path.is_dir() else name_or_path
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        with _quiet():
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
         words = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         known = sorted(p.name for p in MODELS.glob("*") if p.is_dir())
@@ -103,7 +105,20 @@ def save(model, tokenizer, path, card=None):
 
     `card` is the text of README.md. AutoModelForCausalLM and AutoTokenizer read the folder offline.
     """
-    model.save_pretrained(path)
+    with _quiet():
+        model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     if card is not None:
         (Path(path) / "README.md").write_text(card, encoding="utf-8")
+
+
+@contextmanager
+def _quiet():
+    """No progress bar of transformers inside: it belongs to downloads, which show their own."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()

@@ -76,7 +76,7 @@ def tokens(rows, weights, labels, limit=None):
     margin = max(len(label) for label in labels) * 0.55 + 0.5
     figure, ax = plt.subplots(figsize=(max(4.0, 0.27 * (width + margin)), 0.32 * len(rows) + 0.3))
     for i, (row, weight, label) in enumerate(zip(rows, weights, labels, strict=True)):
-        ax.text(-0.4, i, label, ha="right", va="center", fontsize=8, family="monospace")
+        ax.text(-0.7, i, label, ha="right", va="center", fontsize=8, family="monospace")
         for t, (token, w) in enumerate(zip(row, weight, strict=True)):
             shade = BLUE_TO_RED(0.5 + 0.5 * np.clip(w / limit, -1, 1))
             ax.add_patch(plt.Rectangle((t - 0.5, i - 0.42), 1, 0.84, color=shade, lw=0))
