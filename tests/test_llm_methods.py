@@ -223,7 +223,7 @@ def test_a_method_lists_what_it_knows():
         methods.get("grpo", epsilon=0.2)
     with pytest.raises(ValueError, match="^sapo: .*tau_pos, tau_neg.*got clip"):
         methods.get("sapo", clip=(0.2, 0.2))
-    assert set(methods.TABLE) == {*OWN, "mix_1", "mix_2"}
+    assert set(methods.TABLE) == {*OWN, "sft", "dapo_sft", "mix_1", "mix_2"}
     assert methods.options("dr_grpo") == ("clip", "max_length", "kl_coef", "kl", "mask_truncated")
 
 

@@ -62,15 +62,16 @@ class TrainConfig:
         if not isinstance(self.options, dict):
             raise ValueError(f"options: expected a dict of the method's options, got {self.options!r}")
         method = methods.get(self.method, **self.options)
-        if self.group_size == 1 and self.method != "reinforce":
+        if self.group_size == 1 and self.method not in ("reinforce", "sft"):
             raise ValueError("group_size: a group of one has nothing to compare with; use 2 or more")
         if self.group_size == 1 and self.dynamic_sampling:
             raise ValueError("dynamic_sampling: a group of one never has two different rewards; set False")
-        needs_guide = any(term.behaviour == "guide" for term in method.terms)
-        if needs_guide and not (self.guide and self.guide_per_prompt):
+        if method.needs_guide and not (self.guide and self.guide_per_prompt):
             raise ValueError(f"{self.method} learns from a guide: set guide and guide_per_prompt >= 1")
-        if self.guide_per_prompt and not needs_guide:
-            raise ValueError(f"guide_per_prompt: {self.method} has no use for a guide's completions, set 0")
+        if (self.guide or self.guide_per_prompt) and not method.needs_guide:
+            raise ValueError(
+                f"guide, guide_per_prompt: {self.method} has no use for a guide's completions, set None and 0"
+            )
         if self.minibatches > self.prompts_per_step * (self.group_size + self.guide_per_prompt):
             raise ValueError("minibatches: more than there are rows in a step")
 

@@ -16,6 +16,7 @@ from rlbook.llm.objective import (
     guide_or_unrewarded,
     policy,
     rewarded,
+    rewarded_guide,
     unrewarded,
 )
 
@@ -76,6 +77,22 @@ def _sapo(tau_pos=1.0, tau_neg=1.05, **shared):
     return Method("sapo", (Term(*row, taus),), **shared)
 
 
+def _imitation(weight, only_rewarded):
+    rows = _choice("only_rewarded", only_rewarded, {False: guide, True: rewarded_guide})
+    parts = advantages.ones, ratios.token_ratio, gates.none, aggregate.token_mean
+    return Term(*parts, rows=rows, behaviour="itself", weight=weight)
+
+
+def _sft(only_rewarded=False, **shared):
+    return Method("sft", (_imitation(1.0, only_rewarded),), **shared)
+
+
+def _dapo_sft(clip=(0.2, 0.28), sft_weight=1.0, only_rewarded=False, **shared):
+    row = advantages.z_score, ratios.token_ratio, gates.min_clip, aggregate.token_mean
+    weight = validate.number("sft_weight", sft_weight, 0.0)
+    return Method("dapo_sft", (Term(*row, _clip(clip)), _imitation(weight, only_rewarded)), **shared)
+
+
 def _mix_1(variant="faithful", weights=(0.5, 0.5), normaliser="each", **mixed):
     own, shaped, shared = _mixed_parts(**mixed)
     pool = _choice("variant", variant, {"faithful": None, "corrected": everything})
@@ -134,6 +151,8 @@ TABLE = {
     "dapo": _dapo,
     "gspo": _gspo,
     "sapo": _sapo,
+    "sft": _sft,
+    "dapo_sft": _dapo_sft,
     "mix_1": _mix_1,
     "mix_2": _mix_2,
 }
@@ -159,6 +178,8 @@ def get(name, **chosen):
     | clip           | most          | (low, high): the ratio's band is 1 - low .. 1 + high                 |
     | max_length     | dr_grpo       | None, the width of the batch; or the constant T_max                  |
     | tau_pos, ..neg | sapo          | 1.0, 1.05                                                            |
+    | sft_weight     | dapo_sft      | 1.0: of the imitation of the guide beside DAPO                       |
+    | only_rewarded  | sft, dapo_sft | False; True: imitate only what earned a reward                       |
     | variant        | mix_1, mix_2  | faithful (as printed); corrected                                     |
     | weights        | mix_1, mix_2  | (.5, .5): of P3, and of P4 or P8                                     |
     | clip_form      | mix_1, mix_2  | min, as PPO; plain: clip(ratio) A                                    |

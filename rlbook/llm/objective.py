@@ -37,6 +37,11 @@ def rewarded(rollouts):
     return policy(rollouts) & (rollouts.rewards > 0)
 
 
+def rewarded_guide(rollouts):
+    """Rows sampled from the guide with a reward above 0."""
+    return guide(rollouts) & (rollouts.rewards > 0)
+
+
 def unrewarded(rollouts):
     """Policy rows with a reward of 0 or less: the paper's W."""
     return policy(rollouts) & (rollouts.rewards <= 0)
@@ -59,7 +64,8 @@ class Term:
     rows: Callable = policy  # the rows summed
     pool: Callable | None = None  # the rows whose rewards are compared; None: `rows`
     counted: Callable | None = None  # the rows whose tokens the mean divides by; None: `rows`
-    behaviour: str = "old"  # the ratio divides by pi_old, or by the "guide"
+    behaviour: str = "old"  # the ratio divides by pi_old, by the "guide", or by pi_theta "itself": then
+    # it is 1 and its gradient is the score, so the term imitates
     weight: float = 1.0
 
 
@@ -87,6 +93,11 @@ class Method:
             raise ValueError(f"kl: expected one of {', '.join(kl.PLACES)}, got {self.kl!r}")
         if not isinstance(self.mask_truncated, bool):
             raise ValueError(f"mask_truncated: expected True or False, got {self.mask_truncated!r}")
+
+    @property
+    def needs_guide(self):
+        """Whether some term sums completions of a guide."""
+        return any(term.rows in (guide, rewarded_guide, guide_or_unrewarded) for term in self.terms)
 
     def scores(self, rollouts):
         """(89) The rewards (B,) that are compared: R, less the KL penalty where `kl` is "reward_k1"."""
@@ -136,6 +147,8 @@ class Method:
             if term.behaviour == "guide" and mask.any():
                 _need(rollouts, "logp_guide")
                 old = rollouts.logp_guide.clamp(min=FLOOR)
+            elif term.behaviour == "itself":
+                old = logp.detach()
             ratio, A = term.ratio(logp, old.to(logp.dtype), mask), _column(advantage).to(logp.dtype)
             x = term.gate(ratio, A, **term.gate_options)
             value = value + term.weight * term.aggregate(x, mask, counted)
