@@ -111,7 +111,7 @@ def test_the_first_update_is_ppo_with_the_discounted_reward_and_one_fit_of_the_v
     scaled = torch.where(rollouts.mask, (raw - tokens.mean()) / tokens.std(), 0.0)
     plain.update(rollouts, [scaled])
     for mine, other in zip(ppo.model.parameters(), plain.model.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=0, atol=1e-7)
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-6)
     # two AdamW steps on the mean square error to A_t + 0; value_loss is that of the second
     optimiser = torch.optim.AdamW(before.parameters(), lr=0.01, weight_decay=0.0)
     for _ in range(2):
@@ -121,7 +121,7 @@ def test_the_first_update_is_ppo_with_the_discounted_reward_and_one_fit_of_the_v
         optimiser.step()
     assert row["value_loss"] == pytest.approx(loss.item(), rel=1e-6)
     for mine, other in zip(ppo.critic.parameters(), before.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=0, atol=1e-7)
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-6)
 
 
 def test_micro_batches_give_the_critic_the_same_update(tmp_path):

@@ -171,9 +171,10 @@ def test_log_probs_are_those_of_a_forward_without_padding_or_cache(make, tempera
 
 
 @BOTH
-def test_the_gradient_is_the_row_by_row_gradient_and_reaches_every_parameter(make):
+@pytest.mark.parametrize("prompts", [RAGGED, RAGGED * 2, [RAGGED[1], RAGGED[0], *RAGGED[:2] * 3]])
+def test_the_gradient_is_the_row_by_row_gradient_and_reaches_every_parameter(make, prompts):
     model = make().double()
-    s = drawn(model)
+    s = drawn(model, prompts)
     weight = torch.randn(s.mask.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     (recomputed(model, s, temperature=0.8) * weight).sum().backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -182,7 +183,8 @@ def test_the_gradient_is_the_row_by_row_gradient_and_reaches_every_parameter(mak
     for w, m, (logp, ids) in zip(weight, s.mask, rows, strict=True):
         (logp[range(len(ids)), ids] * w[m]).sum().backward()
     for name, p in model.named_parameters():
-        np.testing.assert_allclose(found[name], p.grad, atol=1e-9, err_msg=name)
+        # transformers' Llama normalises in float32 even in a float64 model
+        np.testing.assert_allclose(found[name], p.grad, atol=1e-9 if make is gpt2 else 5e-6, err_msg=name)
         assert found[name].abs().max() > 0 or name.endswith("attn.c_attn.bias"), name
 
 
@@ -375,6 +377,36 @@ def test_equal_prompts_share_their_prefill_and_rows_that_ended_cost_nothing():
     alive = [(lengths - (~s.truncated).long() > step).sum().item() for step in range(11)]
     assert calls[1:] == [(rows, 1) for rows in alive if rows]
     assert alive[0] > alive[-1]
+
+
+def test_log_probs_of_equal_prompts_share_the_prompts_part():
+    model, calls = gpt2(), []
+    s = drawn(model, RAGGED * 2, 6)
+    model.register_forward_pre_hook(lambda module, inputs: calls.append(tuple(inputs[0].shape)))
+    recomputed(model, s)
+    assert calls == [(len(RAGGED), s.prompt_ids.shape[1]), (2 * len(RAGGED), s.mask.shape[1] - 1)]
+    calls.clear()
+    recomputed(model, drawn(model, [*RAGGED, RAGGED[0]], 6))
+    assert calls[-1][0] == len(RAGGED) + 1, "too few are equal: one pass"
+    one = drawn(model, RAGGED * 2, 1)
+    calls.clear()
+    np.testing.assert_allclose(recomputed(model, one).detach(), one.logp, atol=1e-5)
+    assert calls == [s.prompt_ids.shape]
+
+
+class InPlace(GPT2LMHeadModel):
+    """A model whose cache is not a list of keys and values that can be spread over rows."""
+
+    def forward(self, input_ids, position_ids=None, logits_to_keep=0, **named):
+        output = super().forward(input_ids, position_ids=position_ids, logits_to_keep=logits_to_keep, **named)
+        output.past_key_values = output.past_key_values and "something else"
+        return output
+
+
+def test_a_cache_of_another_kind_is_left_alone():
+    usual, other = gpt2(), gpt2(kind=InPlace)
+    s = drawn(usual, RAGGED * 2, 6)
+    np.testing.assert_allclose(recomputed(other, s).detach(), recomputed(usual, s).detach(), atol=1e-6)
 
 
 def test_dropout_is_off_while_sampling_and_the_mode_comes_back():

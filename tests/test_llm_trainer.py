@@ -122,8 +122,8 @@ def test_micro_batches_make_the_same_update_and_the_same_metrics(tmp_path, monke
         trainer = Trainer(llm_tiny.config(tmp_path, minibatches=2, micro_batch=micro_batch, **c))
         row = trainer.update(trainer.collect()[0])
         found.append((weights(trainer), [row[name] for name in sorted(row)], trainer.optimiser))
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-7)
-    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-5, atol=1e-6)
     assert {int(s["step"]) for s in found[1][2].state_dict()["state"].values()} == {4}
 
 

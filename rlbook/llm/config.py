@@ -30,6 +30,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     steps: int = 60
     temperature: float = 1.0
+    instruction: str | None = None  # to an instruct model: its user message, with {prompt} in it
     max_new_tokens: int | None = None  # None: the task's longest completion
     dynamic_sampling: bool = False  # DAPO: replace prompts whose completions all earn the same
     max_redraws: int = 10  # rounds of replacing before the step goes on with what it has
@@ -39,7 +40,7 @@ class TrainConfig:
     eval_samples: int = 4  # completions of each held-out problem: pass@1 and pass@k with k up to this
     seed: int = 0
     device: str = "cpu"  # or "cuda", or "auto"
-    dtype: str = "float32"
+    dtype: str = "float32"  # or "bfloat16": forward passes in 16 bits, trained weights in 32; or "float64"
     out_dir: str | None = None  # config.json, metrics.jsonl, timing.jsonl, checkpoint.safetensors
     checkpoint_every: int = 10  # steps
 
@@ -56,6 +57,10 @@ class TrainConfig:
                 object.__setattr__(self, name, validate.integer(name, getattr(self, name)))
         for name in ("lr", "max_grad_norm", "temperature"):
             validate.number(name, getattr(self, name), 0.0, open_low=True)
+        if self.instruction is not None and "{prompt}" not in str(self.instruction):
+            raise ValueError(
+                f"instruction: expected text with {{prompt}} where the problem goes, got {self.instruction!r}"
+            )
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
         tasks.get(self.task).check_levels(self.levels)

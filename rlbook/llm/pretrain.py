@@ -79,6 +79,10 @@ RECIPES = {
         "A beginner at adding: most groups of completions hold right and wrong sums, so the reward is dense.",
         "addition", (3,), carry_right, steps=1000, seed=1, stop_at=0.4,
     ),
+    "fair": Recipe(
+        "Weak, trained on until it is right more often than not: a guide that a student can surpass.",
+        "addition", (3,), carry_right, steps=1000, seed=1, stop_at=0.6,
+    ),
     "guide": Recipe(
         "An expert at adding: the guide of mixed-policy training.",
         "addition", (3,), carry_right, steps=1000, seed=0,
@@ -128,7 +132,7 @@ def measure(model, tokenizer, task, levels, samples, seed=EVAL_SEED, problems=20
         task.verify(held[i // samples], text, not cut)[0]
         for i, (text, cut) in enumerate(zip(drawn.texts, drawn.truncated.tolist(), strict=True))
     ]
-    return np.reshape(rewards, (-1, samples)), drawn.mask.sum(1).reshape(-1, samples).numpy()
+    return np.reshape(rewards, (-1, samples)), drawn.mask.sum(1).reshape(-1, samples).cpu().numpy()
 
 
 def wilson(right, n, z=1.96):
@@ -157,6 +161,7 @@ def train(recipe, model, tokenizer, progress=True):
         problems = task.generate(recipe.batch, rng, levels)
         completions = [recipe.solve(problem, rng) for problem in problems]
         tensors = imitation_batch(tokenizer, [problem.prompt for problem in problems], completions)
+        tensors = [tensor.to(model.device) for tensor in tensors]
         for group in optimiser.param_groups:
             cosine = (1 + math.cos(math.pi * step / recipe.steps)) / 2
             group["lr"] = recipe.lr * cosine * min(1.0, (step + 1) / recipe.warm_up)
@@ -174,7 +179,7 @@ def check_name(name):
     return name
 
 
-def make(name, out=models.MODELS, progress=True, **changes):
+def make(name, out=models.MODELS, progress=True, device="cpu", **changes):
     """Make the model `name` in the folder `out`, and first the one it goes on from if that is not there.
 
     `changes` replace fields of the recipe (steps=2 makes a small trial). Returns the card's numbers.
@@ -182,11 +187,11 @@ def make(name, out=models.MODELS, progress=True, **changes):
     recipe = replace(RECIPES[check_name(name)], **changes)
     with one_thread():
         if recipe.start is None:
-            model, tokenizer = models.build(recipe.seed, **recipe.sizes), models.tokenizer()
+            model, tokenizer = models.build(recipe.seed, **recipe.sizes).to(device), models.tokenizer()
         else:
             if not (Path(out) / recipe.start).is_dir():
-                make(recipe.start, out, progress)
-            model, tokenizer = models.load(Path(out) / recipe.start)
+                make(recipe.start, out, progress, device)
+            model, tokenizer = models.load(Path(out) / recipe.start, device)
         begin = time.process_time()
         steps = train(recipe, model, tokenizer, progress)
         seconds = time.process_time() - begin

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.autograd.function import once_differentiable
+from transformers import DynamicCache
 
 from rlbook import validate
 
@@ -34,8 +35,9 @@ class Samples:
 
 
 def sample(
-    model, tokenizer, prompts, max_new_tokens, temperature=1.0, generator=None, rows_per_batch=None
-) -> Samples:
+    model, tokenizer, prompts, max_new_tokens, temperature=1.0, generator=None, rows_per_batch=None,
+    special_tokens=True,
+) -> Samples:  # fmt: skip
     """Draw one completion for each of the B `prompts` from softmax(logits / temperature).
 
     Nothing else shapes the distribution (no top-k, no top-p). `temperature=0` takes the most likely token;
@@ -47,12 +49,15 @@ def sample(
     depend on how long the other rows live. `rows_per_batch` bounds memory: that many rows at a time, with
     the same random numbers (so the same samples, up to float rounding in the forward pass).
 
+    `special_tokens=False` is for prompts that hold the tokenizer's special tokens already, as those of a
+    chat template do: the tokenizer adds none.
+
     T is the longest completion, at most `max_new_tokens`. Raises ValueError on no prompts, an empty
     prompt, a prompt that leaves no room in the model's context, and numbers out of range.
     """
     limit = validate.integer("max_new_tokens", max_new_tokens)
     temperature = validate.number("temperature", temperature, low=0.0)
-    prompt_ids, prompt_mask = _encode(model, tokenizer, prompts, limit)
+    prompt_ids, prompt_mask = _encode(model, tokenizer, prompts, limit, special_tokens)
     rows = len(prompt_ids)
     at_once = rows if rows_per_batch is None else validate.integer("rows_per_batch", rows_per_batch)
     device = generator.device if generator is not None else "cpu"
@@ -92,9 +97,9 @@ def log_probs(model, prompt_ids, prompt_mask, completion_ids, mask, temperature=
     """Log-probabilities (B,T) of given completions under softmax(logits / temperature), with gradient.
 
     Shapes as in `Samples`; 0 where `mask` is False. One forward pass; logits exist for the T positions that
-    choose a completion token and for no others, where the model's forward takes `logits_to_keep`. The
-    model stays in the mode it is in: call it in eval mode to get the numbers `sample` returned. With
-    `entropy=True` also the (B,T) entropies of the same distributions, a metric without gradient.
+    choose a completion token and for no others, where the model's forward takes `logits_to_keep`; rows with
+    equal prompts share the prompt's part of the pass. The model stays in the mode it is in: call it in eval
+    mode to get the numbers `sample` returned. With `entropy=True` also the (B,T) entropies of the same distributions, a metric without gradient.
     """
     logits, temperature = _completion_logits(
         model, prompt_ids, prompt_mask, completion_ids, mask, temperature
@@ -129,10 +134,27 @@ def _completion_logits(model, prompt_ids, prompt_mask, completion_ids, mask, tem
             f"completion_ids: expected {len(prompt_ids)} rows as prompt_ids, got {len(completion_ids)}"
         )
     steps = completion_ids.shape[1]
-    ids = torch.cat([prompt_ids, completion_ids[:, :-1]], 1)
     attention = torch.cat([prompt_mask.bool(), mask[:, :-1].bool()], 1)
-    logits = _forward(model, ids, attention, _positions(attention), keep=steps).logits
-    return logits[:, -steps:], temperature
+    positions = _positions(attention)
+    which, first = _distinct(prompt_ids, prompt_mask)
+    if 2 * len(first) <= len(which) and steps > 1:  # a group's prompt goes through the model once
+        prompts = prompt_ids[first], prompt_mask[first].bool()
+        output = _forward(model, *prompts, positions[first, : -steps + 1], keep=1, use_cache=True)
+        cache = output.past_key_values
+        if type(cache) is DynamicCache:  # others are written in place, or cannot be spread over the rows
+            cache.reorder_cache(which)
+            rest = completion_ids[:, :-1], attention, positions[:, -steps + 1 :]
+            logits = _forward(model, *rest, keep=steps - 1, cache=cache, use_cache=True).logits
+            return torch.cat([output.logits[which, -1:], logits[:, -steps + 1 :]], 1), temperature
+    ids = torch.cat([prompt_ids, completion_ids[:, :-1]], 1)
+    return _forward(model, ids, attention, positions, keep=steps).logits[:, -steps:], temperature
+
+
+def _distinct(prompt_ids, prompt_mask):
+    """(number of each row's prompt among the distinct prompts (B,), a row of each distinct prompt)."""
+    _, which = torch.unique(torch.cat([prompt_ids, prompt_mask], 1), dim=0, return_inverse=True)
+    rows = torch.arange(len(which), device=which.device)
+    return which, torch.empty_like(rows).scatter_(0, which, rows)[: which.max() + 1]
 
 
 class _TokenLogProb(torch.autograd.Function):
@@ -172,8 +194,7 @@ def _precise(logits):
 def _decode(model, end, prompt_ids, prompt_mask, uniform, temperature, completion_ids, mask, logp):
     """Fill `completion_ids`, `mask` and `logp` in place."""
     rows = torch.arange(len(prompt_ids), device=prompt_ids.device)  # the rows still alive
-    _, which = torch.unique(torch.cat([prompt_ids, prompt_mask], 1), dim=0, return_inverse=True)
-    first = torch.empty_like(rows).scatter_(0, which, rows)[: which.max() + 1]  # one row a distinct prompt
+    which, first = _distinct(prompt_ids, prompt_mask)
     attention = prompt_mask[first]
     output = _forward(model, prompt_ids[first], attention, _positions(attention), keep=1, use_cache=True)
     cache = output.past_key_values
@@ -205,11 +226,11 @@ def _choose(logits, temperature, uniform):
     return token[:, 0], (logits.gather(-1, token) - norm)[:, 0]
 
 
-def _encode(model, tokenizer, prompts, limit):
+def _encode(model, tokenizer, prompts, limit, special_tokens):
     if isinstance(prompts, str) or len(prompts) == 0:
         raise ValueError(f"prompts: expected a list with at least one string, got {prompts!r}")
     try:
-        ids = tokenizer(list(prompts))["input_ids"]
+        ids = tokenizer(list(prompts), add_special_tokens=special_tokens)["input_ids"]
     except Exception as error:  # the tokenizers library raises bare Exceptions
         raise ValueError(f"prompts: expected text the tokenizer can encode, got {error}") from error
     lengths = [len(row) for row in ids]

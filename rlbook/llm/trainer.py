@@ -55,27 +55,62 @@ class Trainer:
     def __init__(self, config):
         self.config = config
         self.device = pick_device(config.device)
-        dtype = DTYPES[config.dtype]
-        self.model, self.tokenizer = models.load(config.model, self.device, dtype)
+        frozen = DTYPES[config.dtype]
+        trained = torch.float32 if config.dtype == "bfloat16" else frozen  # see `_precision`
+        self.model, self.tokenizer = models.load(config.model, self.device, trained)
+        self._check_instruction()
         self.task, self.method = tasks.get(config.task), methods.get(config.method, **config.options)
         self.max_new_tokens = config.max_new_tokens or self.task.max_completion
         if config.overlong_buffer:  # checked before the first step
             overlong_punishment(torch.zeros(1), self.max_new_tokens, config.overlong_buffer)
-        self.start = copy.deepcopy(self.model).requires_grad_(False)  # the reference of every KL
+        self.start = copy.deepcopy(self.model).to(frozen).requires_grad_(False)  # the reference of every KL
         self.guide = None
         if config.guide_per_prompt:
-            self.guide, words = models.load(config.guide, self.device, dtype)
+            self.guide, words = models.load(config.guide, self.device, frozen)
             if words.get_vocab() != self.tokenizer.get_vocab():
                 raise ValueError(f"guide: {config.guide} and {config.model} have different vocabularies")
         # The method may need the guide's opinion of the policy's own completions (mix_2 as printed).
         terms = self.method.terms
         self.guide_judges = any(t.behaviour == "guide" and t.rows is not methods.guide for t in terms)
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=0.0)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=config.lr, weight_decay=0.0, fused=True
+        )
         self.prompt_rng = np.random.default_rng([config.seed, 0])
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.order = torch.Generator().manual_seed(config.seed)  # of rows in minibatches
         self.held_out = self._held_out()
         self.step, self.history, self.seconds, self.sampled_tokens = 0, [], 0.0, 0
+
+    def _precision(self):
+        """Around every forward pass: with "bfloat16" it computes in 16 bits, on weights that keep 32.
+
+        A weight of 1 in bfloat16 has neighbours at 1 - 1/256 and 1 + 1/128: AdamW's step of `lr` would be
+        rounded away.
+        """
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+
+    def _check_instruction(self):
+        if self.config.instruction is not None and not self.tokenizer.chat_template:
+            raise ValueError(
+                f"instruction: the tokenizer of {self.config.model} has no chat template; set None, or "
+                "tokenizer.chat_template to the form the model was trained with, and save it again"
+            )
+
+    def _ask(self, problems, copies):
+        """Prompts as the model reads them: bare, or in the instruction and the chat template."""
+        texts = [p.prompt for p in problems]
+        if self.config.instruction is not None:
+            said = [self.config.instruction.replace("{prompt}", text) for text in texts]
+            chats = [[{"role": "user", "content": text}] for text in said]
+            texts = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+        return [text for text in texts for _ in range(copies)]
+
+    def _sample(self, model, prompts, generator):
+        """Completions of prompts from `_ask`: a template has written its special tokens itself."""
+        c, words = self.config, self.tokenizer
+        limits = self.max_new_tokens, c.temperature, generator
+        with self._precision():
+            return sampling.sample(model, words, prompts, *limits, special_tokens=c.instruction is None)
 
     def _held_out(self):
         problems = tasks.held_out(self.config.task, self.config.levels)
@@ -108,10 +143,7 @@ class Trainer:
         """For each problem a list of `copies` verified completions."""
         if not copies:
             return [[] for _ in problems]
-        prompts = [p.prompt for p in problems for _ in range(copies)]
-        s = sampling.sample(
-            model, self.tokenizer, prompts, self.max_new_tokens, self.config.temperature, self.generator
-        )
+        s = self._sample(model, self._ask(problems, copies), self.generator)
         found = []
         for i, problem in enumerate(p for p in problems for _ in range(copies)):
             n, p = int(s.mask[i].sum()), s.prompt_mask[i]
@@ -151,7 +183,8 @@ class Trainer:
     def _log_probs(self, model, *tensors):
         rows = self.config.micro_batch or len(tensors[0])
         parts = [[x[i : i + rows] for x in tensors] for i in range(0, len(tensors[0]), rows)]
-        return torch.cat([sampling.log_probs(model, *part, self.config.temperature) for part in parts])
+        with self._precision():
+            return torch.cat([sampling.log_probs(model, *part, self.config.temperature) for part in parts])
 
     def update(self, rollouts, advantages=None):
         """All epochs on one batch; returns metrics of the first pass and of the last."""
@@ -184,7 +217,8 @@ class Trainer:
     def _backward(self, part, advantages, whole, first):
         """Add the gradient of -objective of `part`; its metrics, the entropy summed over its tokens."""
         tensors = part.prompt_ids, part.prompt_mask, part.completion_ids, part.mask
-        logp, entropy = sampling.log_probs(self.model, *tensors, self.config.temperature, entropy=True)
+        with self._precision():
+            logp, entropy = sampling.log_probs(self.model, *tensors, self.config.temperature, entropy=True)
         exact = self._exact_kl(tensors) if self.method.kl == "exact" and self.method.kl_coef else None
         found = self.method.objective(logp, part, advantages, whole, exact)
         if not torch.isfinite(found.value):
@@ -219,13 +253,10 @@ class Trainer:
         """pass@1, pass@k and KL to the start on the held-out problems."""
         c, k = self.config, self.config.eval_samples
         generator = torch.Generator(self.device).manual_seed(10_000 + c.seed)
-        prompts = [p.prompt for p in self.held_out for _ in range(k)]
-        s = sampling.sample(
-            self.model, self.tokenizer, prompts, self.max_new_tokens, c.temperature, generator
-        )
+        s = self._sample(self.model, self._ask(self.held_out, k), generator)
         judged = [
             self.task.verify(self.held_out[i // k], s.texts[i], not s.truncated[i])[0]
-            for i in range(len(prompts))
+            for i in range(len(s.texts))
         ]
         right = np.reshape(judged, (-1, k))
         by_start = self._log_probs(self.start, s.prompt_ids, s.prompt_mask, s.completion_ids, s.mask)
@@ -358,8 +389,9 @@ class Trainer:
 
     def _exact_kl(self, tensors):
         """KL(pi || start) in each state of the completions (B, T)."""
-        now = sampling.vocabulary_log_probs(self.model, *tensors, self.config.temperature)
-        with torch.no_grad():
+        with self._precision():
+            now = sampling.vocabulary_log_probs(self.model, *tensors, self.config.temperature)
+        with torch.no_grad(), self._precision():
             start = sampling.vocabulary_log_probs(self.start, *tensors, self.config.temperature)
         return kl.exact(now, start)
 
