@@ -19,10 +19,10 @@ BASE = {
     "minibatches": 1,
     "eval_every": 10,
 }
-BASE |= {"eval_problems": 128, "eval_samples": 4, "steps": 100}
+BASE |= {"eval_problems": 128, "eval_samples": 4, "steps": 80}
 STARTS = {
     "sparse": {"model": "lazy", "lr": 2e-4},
-    "dense": {"model": "weak", "lr": 1e-4, "steps": 60},
+    "dense": {"model": "weak", "lr": 1e-4, "steps": 40},
 }
 
 

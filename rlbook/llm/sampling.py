@@ -1,5 +1,6 @@
 """Batched sampling with a key-value cache, and the log-probabilities of what was sampled."""
 
+import functools
 import inspect
 from dataclasses import dataclass
 
@@ -259,9 +260,14 @@ def _positions(attention):
     return (attention.long().cumsum(1) - 1).clamp(min=0)
 
 
+@functools.cache
+def _accepted(kind):
+    return set(inspect.signature(kind.forward).parameters)
+
+
 def _forward(model, ids, attention, positions, keep, cache=None, use_cache=False):
     """The model's forward with the optional arguments it takes (a model without position_ids has none)."""
-    accepted = inspect.signature(model.forward).parameters
+    accepted = _accepted(type(model))
     optional = {"position_ids": positions, "logits_to_keep": keep}
     optional = {name: value for name, value in optional.items() if name in accepted}
     return model(ids, attention_mask=attention.long(), past_key_values=cache, use_cache=use_cache, **optional)

@@ -26,6 +26,7 @@ LOGS = ("metrics.jsonl", "timing.jsonl")
 # |ratio - 1| allowed between sampling and recomputing, float32 on a CPU: mean and largest. Rounding gives a
 # mean of 2e-7 and now and then a token with 1e-4; a wrong position or mask gives a mean of 1e-2 and more.
 SAMPLER_GAP, LARGEST_GAP = 1e-5, 1e-3
+SHORT = 64  # tokens: up to here plain attention is faster on a CPU than the fused kernel, which saves memory
 
 __all__ = [
     "METRICS",
@@ -61,6 +62,8 @@ class Trainer:
         self._check_instruction()
         self.task, self.method = tasks.get(config.task), methods.get(config.method, **config.options)
         self.max_new_tokens = config.max_new_tokens or self.task.max_completion
+        if self.device == "cpu" and self.max_new_tokens <= SHORT and config.dtype != "float64":
+            self.model.set_attn_implementation("eager")
         if config.overlong_buffer:  # checked before the first step
             overlong_punishment(torch.zeros(1), self.max_new_tokens, config.overlong_buffer)
         self.start = copy.deepcopy(self.model).to(frozen).requires_grad_(False)  # the reference of every KL
