@@ -1,6 +1,6 @@
 """Every method of chapter 5 from the same start, at equal settings, over seeds: data/runs/methods.json.
 
-    python benchmarks/methods_on_text.py [--seeds 0 1 2 3 4] [--only NAME ...] [--workers 2] [--out FILE]
+    python benchmarks/methods_on_text.py [--seeds 5] [--only NAME ...] [--workers 2] [--out FILE]
 
 One thread a run, `--workers` runs at a time. A run that the file holds already is not repeated, so the
 command can be stopped and started.
@@ -35,4 +35,4 @@ CASES = {
 
 if __name__ == "__main__":
     out = "data/runs/methods.json"
-    recorder.main(__doc__, BASE, CASES, out, seeds=[0, 1, 2, 3, 4], critics=["ppo, critic"])
+    recorder.main(__doc__, BASE, CASES, out, critics=["ppo, critic"])

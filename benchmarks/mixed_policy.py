@@ -1,6 +1,6 @@
 """The mixed-policy methods beside DAPO, GRPO and imitation, over seeds: data/runs/mixed_policy.json.
 
-    python benchmarks/mixed_policy.py [--seeds 0 1 2 3 4] [--only NAME ...] [--workers 2] [--out FILE]
+    python benchmarks/mixed_policy.py [--seeds 5] [--only NAME ...] [--workers 2] [--out FILE]
 
 Every run has eight completions of each prompt, whoever wrote them, so equal updates are equal sampled
 tokens to within a few per cent (the columns say how many). "sparse" starts from `lazy`, whose rewards
@@ -63,4 +63,4 @@ def cases():
 
 
 if __name__ == "__main__":
-    recorder.main(__doc__, BASE, cases(), "data/runs/mixed_policy.json", seeds=[0, 1, 2, 3, 4])
+    recorder.main(__doc__, BASE, cases(), "data/runs/mixed_policy.json")

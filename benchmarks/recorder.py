@@ -35,15 +35,15 @@ def run(case, base, seed, critic):
     return {k: [None if np.isnan(x) else float(f"{x:.4g}") for x in v] for k, v in kept.items()}
 
 
-def main(description, base, cases, out, seeds, critics=()):
+def main(description, base, cases, out, critics=()):
     """Run what is missing (a thread a run), write the file after every run, print a table.
 
-    A case counts its runs by `seeds`; `critics` are the names of cases of PPO with a critic.
+    `critics` are the names of the cases of PPO with a critic.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, nargs="*", default=seeds)
+    parser.add_argument("--seeds", type=int, default=5, help="how many: 0, 1, 2 ...")
     parser.add_argument("--steps", type=int, default=base["steps"])
     parser.add_argument("--only", nargs="*", choices=cases, default=list(cases))
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -58,7 +58,7 @@ def main(description, base, cases, out, seeds, critics=()):
         found["runs"] = before["runs"]
     todo = [
         (name, seed)
-        for seed in args.seeds
+        for seed in range(args.seeds)
         for name in args.only
         if str(seed) not in found["runs"].get(name, {}).get("seeds", {})
     ]

@@ -206,6 +206,7 @@ def test_the_guides_probabilities_have_a_floor():
     logp = torch.full_like(R.logp_old, -5.0)
     *_, metrics = gradient(R, "mix_2", logp)
     assert metrics["ratio_max"] == pytest.approx(math.exp(15))
+    assert metrics["held"] == int(R.mask.sum())
 
 
 # --- the ratio of P8: a wrong answer of the policy over the guide's probability ----------------------

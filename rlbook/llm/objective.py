@@ -152,7 +152,9 @@ class Method:
             ratio, A = term.ratio(logp, old.to(logp.dtype), mask), _column(advantage).to(logp.dtype)
             x = term.gate(ratio, A, **term.gate_options)
             value = value + term.weight * term.aggregate(x, mask, counted)
-            parts[_part_name(term)] = _part(term, ratio.detach(), A, mask)
+            part = parts[_part_name(term)] = _part(term, ratio.detach(), A, mask)
+            if term.behaviour == "guide" and mask.any():
+                part["held"] += int((rollouts.logp_guide < FLOOR)[mask].sum())
         value = value - self._penalty(logp, rollouts, whole, exact_kl)
         return Objective(value, _metrics(parts, advantages, rollouts))
 

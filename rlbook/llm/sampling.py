@@ -97,10 +97,11 @@ def sample(
 def log_probs(model, prompt_ids, prompt_mask, completion_ids, mask, temperature=1.0, entropy=False):
     """Log-probabilities (B,T) of given completions under softmax(logits / temperature), with gradient.
 
-    Shapes as in `Samples`; 0 where `mask` is False. One forward pass; logits exist for the T positions that
-    choose a completion token and for no others, where the model's forward takes `logits_to_keep`; rows with
-    equal prompts share the prompt's part of the pass. The model stays in the mode it is in: call it in eval
-    mode to get the numbers `sample` returned. With `entropy=True` also the (B,T) entropies of the same distributions, a metric without gradient.
+    Shapes as in `Samples`; 0 where `mask` is False. Logits exist for the T positions that choose a completion
+    token and for no others, where the model's forward takes `logits_to_keep`; rows with equal prompts share
+    the prompt's part of the pass. The model stays in the mode it is in: call it in eval mode to get the
+    numbers `sample` returned. With `entropy=True` also the (B,T) entropies of the same distributions, a
+    metric without gradient.
     """
     logits, temperature = _completion_logits(
         model, prompt_ids, prompt_mask, completion_ids, mask, temperature
