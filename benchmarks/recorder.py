@@ -66,8 +66,10 @@ def main(description, base, cases, out, critics=()):
         jobs = {pool.submit(run, cases[n], config, seed, n in critics): (n, seed) for n, seed in todo}
         for job in tqdm(as_completed(jobs), total=len(jobs), unit="run"):
             name, seed = jobs[job]
-            entry = json.loads(json.dumps(cases[name])) | {"seeds": {}}
-            found["runs"].setdefault(name, entry)["seeds"][str(seed)] = job.result()
+            entry = json.loads(json.dumps(cases[name])) | {"seeds": {}, "commits": {}}
+            entry = found["runs"].setdefault(name, entry)
+            entry["seeds"][str(seed)] = job.result()
+            entry["commits"][str(seed)] = found["machine"]["commit"]
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(found), encoding="utf-8")
     table(found["runs"])
