@@ -6,7 +6,6 @@ One step draws `prompts_per_step` problems, samples `group_size` completions of 
 
 import copy
 import json
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,13 +15,12 @@ import psutil
 import torch
 from tqdm.auto import trange
 
-from rlbook.llm import checkpoint, kl, methods, models, sampling, tasks
+from rlbook.llm import checkpoint, kl, methods, models, run_folder, sampling, tasks
 from rlbook.llm.batch import GUIDE, POLICY, Rollouts
 from rlbook.llm.config import DTYPES, TrainConfig, pick_device
-from rlbook.llm.metrics import METRICS, TIMINGS, columns, describe, joined, pass_at_k
+from rlbook.llm.metrics import METRICS, columns, describe, joined, pass_at_k
 from rlbook.llm.objective import dead_groups
 
-LOGS = ("metrics.jsonl", "timing.jsonl")
 # |ratio - 1| allowed between sampling and recomputing, float32 on a CPU: mean and largest. Rounding gives a
 # mean of 2e-7 and now and then a token with 1e-4; a wrong position or mask gives a mean of 1e-2 and more.
 SAMPLER_GAP, LARGEST_GAP = 1e-5, 1e-3
@@ -243,7 +241,7 @@ class Trainer:
     def _stop(self, rollouts, value):
         where = ""
         if self.config.out_dir:
-            where = f"; the batch is in {_save_batch(rollouts, self.config.out_dir, self.step)}"
+            where = f"; the batch is in {run_folder.save_batch(self.config.out_dir, rollouts, self.step)}"
         raise NonFiniteLoss(
             f"step {self.step}: the objective or its gradient is {value.item():g}, rewards from "
             f"{rollouts.rewards.min():g} to {rollouts.rewards.max():g}, lowest log pi_old "
@@ -327,40 +325,20 @@ class Trainer:
     # -- files of a run ----------------------------------------------------------------------------------
 
     def _open(self, resume):
-        """Make the folder, or go back to its checkpoint."""
-        folder = Path(self.config.out_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        saved = folder / "checkpoint.safetensors"
-        if resume and saved.exists():
-            tensors, state = checkpoint.load(saved)
-            self._same_settings(state["config"])
+        """Begin in the folder, or go back to its checkpoint."""
+        found = run_folder.enter(self.config.out_dir, resume, self._settings())
+        if found:
+            tensors, state, self.history = found
             checkpoint.unpack(tensors, *self._stateful())
             self.prompt_rng.bit_generator.state = state["prompt_rng"]
             self.step, self.seconds, self.sampled_tokens = (
                 state[name] for name in ("step", "seconds", "sampled_tokens")
             )
-            rows = zip(*(_read_rows(folder / name, self.step) for name in LOGS), strict=True)
-            self.history = [timing | metrics for metrics, timing in rows]
-        elif not resume and (folder / LOGS[0]).exists():
-            raise ValueError(
-                f"out_dir: {folder} holds a run already; run(resume=True) goes on with it, or choose another"
-            )
-        text = json.dumps(self._settings(), indent=1)
-        checkpoint.write(folder / "config.json", text.encode())
-        for name, timed in zip(LOGS, (False, True), strict=True):  # rows after the checkpoint are made again
-            lines = "".join(_line(row, timed) for row in self.history)
-            checkpoint.write(folder / name, lines.encode())
+        run_folder.begin(self.config.out_dir, self._settings(), self.history)
 
     def _settings(self):
         """All settings of the run as they come back from JSON."""
         return json.loads(json.dumps(asdict(self.config)))
-
-    def _same_settings(self, before):
-        now, free = self._settings(), ("steps", "out_dir", "checkpoint_every")
-        changed = [n for n in {**before, **now} if n not in free and now.get(n) != before.get(n)]
-        if changed:
-            pairs = ", ".join(f"{n}: {before.get(n)!r} before, {now.get(n)!r} now" for n in changed)
-            raise ValueError(f"resume: the settings changed ({pairs}); use the old ones or another out_dir")
 
     def _stateful(self):
         """Everything a checkpoint holds: modules, optimisers, generators by name."""
@@ -373,17 +351,13 @@ class Trainer:
     def _log(self, row):
         """Append the row; then, if it is time, the checkpoint: the logs never lag behind it."""
         folder = Path(self.config.out_dir)
-        for name, timed in zip(LOGS, (False, True), strict=True):
-            with open(folder / name, "a", encoding="utf-8") as file:
-                file.write(_line(row, timed))
-                file.flush()
-                os.fsync(file.fileno())
+        run_folder.append(folder, row)
         if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
             state = {
                 "config": self._settings(), "step": self.step, "seconds": self.seconds,
                 "sampled_tokens": self.sampled_tokens, "prompt_rng": self.prompt_rng.bit_generator.state,
             }  # fmt: skip
-            checkpoint.save(folder / "checkpoint.safetensors", checkpoint.pack(*self._stateful()), state)
+            checkpoint.save(folder / run_folder.CHECKPOINT, checkpoint.pack(*self._stateful()), state)
 
     def _memory(self):
         if self.device.startswith("cuda"):
@@ -399,29 +373,5 @@ class Trainer:
         return kl.exact(now, start)
 
 
-def _line(row, timed):
-    """A JSON line of the row: its timings, or all but its timings (these repeat bit for bit)."""
-    return json.dumps({k: v for k, v in row.items() if k == "step" or (k in TIMINGS) == timed}) + "\n"
-
-
-def _read_rows(path, n):
-    """The first n rows of a log."""
-    lines = path.read_text(encoding="utf-8").splitlines()[:n] if path.exists() else []
-    if len(lines) < n:
-        raise ValueError(f"{path}: expected {n} rows as the checkpoint says, found {len(lines)}")
-    return [json.loads(line) for line in lines]
-
-
 def _pad(rows, value):
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
-
-
-def _save_batch(rollouts, folder, step):
-    """Write the tensors of a batch; returns the path."""
-    from safetensors.torch import save_file
-
-    path = Path(folder) / f"bad_batch_{step}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.contiguous() for k, v in vars(rollouts).items() if v is not None}
-    save_file(tensors, path)
-    return path
