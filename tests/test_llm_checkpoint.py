@@ -197,19 +197,22 @@ def log():
     return open(path).read().count("\\n") if os.path.exists(path) else 0
 
 random.seed(0)
-sync = os.fsync
-for _ in range(20):
+sync, path = os.fsync, f"{folder}/killed/checkpoint.safetensors"
+for number in range(20):
+    if os.path.exists(path + ".part"):
+        os.remove(path + ".part")
     before, child = log(), os.fork()
     if child == 0:
-        os.fsync = lambda file: (time.sleep(0.02), sync(file))  # a slow disk: many kills hit a write
+        os.fsync = lambda file: (time.sleep(0.02), sync(file))  # a slow disk
         run("killed")
         os._exit(0)
     while log() in (0, before):
         time.sleep(0.01)
-    time.sleep(random.uniform(0, 0.2))
+    while number % 2 and not os.path.exists(path + ".part"):  # every other kill hits a write
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, 0.01 if number % 2 else 0.2))
     os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
-    path = f"{folder}/killed/checkpoint.safetensors"
     step = checkpoint.load(path)[1]["step"] if os.path.exists(path) else 0
     print("kill", os.WTERMSIG(status), log(), step, os.path.exists(path + ".part"))
 run("killed"), run("whole")
@@ -226,6 +229,6 @@ def test_a_killed_run_loses_at_most_the_steps_since_its_checkpoint(tmp_path):
     kills = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("kill")]
     assert [signal for signal, *_ in kills] == ["9"] * 20, "each died of the kill, none by itself"
     assert all(0 <= int(rows) - int(step) <= 2 for _, rows, step, _ in kills)
-    assert any(half == "True" for *_, half in kills), "some kills come during a write"
+    assert sum(half == "True" for *_, half in kills) >= 5, "some kills come during a write"
     logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("killed", "whole")]
     assert logs[0] == logs[1] and len(logs[0]) == 90
