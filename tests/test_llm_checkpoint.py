@@ -4,6 +4,7 @@ import builtins
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,15 @@ def test_a_run_with_a_critic_and_one_without_do_not_mix(tmp_path):
         Trainer(c).run(resume=True, progress=False)
     with pytest.raises(ValueError, match="lam: 0.5 before, 0.9 now"):
         PPOTrainer(c, lam=0.9).run(resume=True, progress=False)
+
+
+def test_other_weights_under_the_same_name_are_noticed(tmp_path):
+    c = llm_tiny.config(tmp_path, out_dir=str(tmp_path / "run"), steps=1)
+    Trainer(c).run(progress=False)
+    shutil.rmtree(tmp_path / "tiny")
+    llm_tiny.folder(tmp_path, seed=1)
+    with pytest.raises(ValueError, match="resume: the run began from other weights than .*tiny has now"):
+        Trainer(c).run(resume=True, progress=False)
 
 
 def test_another_model_under_the_same_name_does_not_fit(tmp_path):

@@ -56,6 +56,11 @@ def _sum(tensors):
     return found.hexdigest()
 
 
+def fingerprint(module):
+    """A short text that differs for different weights."""
+    return _sum({name: value.detach().cpu().contiguous() for name, value in _weights(module).items()})
+
+
 def pack(modules, optimisers, generators):
     """{name: tensor} of the states of named modules, AdamW optimisers and torch generators."""
     tensors = {}

@@ -330,6 +330,8 @@ class Trainer:
         if found:
             tensors, state, self.history = found
             checkpoint.unpack(tensors, *self._stateful())
+            if state["start"] != checkpoint.fingerprint(self.start):
+                raise ValueError(f"resume: the run began from other weights than {self.config.model} has now")
             self.prompt_rng.bit_generator.state = state["prompt_rng"]
             self.step, self.seconds, self.sampled_tokens = (
                 state[name] for name in ("step", "seconds", "sampled_tokens")
@@ -356,6 +358,7 @@ class Trainer:
             state = {
                 "config": self._settings(), "step": self.step, "seconds": self.seconds,
                 "sampled_tokens": self.sampled_tokens, "prompt_rng": self.prompt_rng.bit_generator.state,
+                "start": checkpoint.fingerprint(self.start),
             }  # fmt: skip
             checkpoint.save(folder / run_folder.CHECKPOINT, checkpoint.pack(*self._stateful()), state)
 
