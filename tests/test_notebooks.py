@@ -22,7 +22,7 @@ chapter_files = pytest.mark.parametrize("path", CHAPTERS, ids=[path.stem for pat
 # what came out) differ in the last digits between processors; they assert claims with a tolerance instead.
 IGNORED_CELLS_ALLOWED = {
     "03a": 3, "03b": 6, "04c": 6, "04d": 8, "05a": 11, "05b": 4, "05c": 4, "05d": 6,
-    "06a": 3, "07": 11,
+    "06a": 3, "06c": 3, "07": 11,
 }  # fmt: skip
 
 
