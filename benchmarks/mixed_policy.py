@@ -2,8 +2,8 @@
 
     python benchmarks/mixed_policy.py [--seeds 5] [--only NAME ...] [--workers 2] [--out FILE]
 
-Every run has eight completions of each prompt, whoever wrote them, so equal updates are equal sampled
-tokens to within a few per cent (the columns say how many). "sparse" starts from `lazy`, whose rewards
+Every run has eight completions of each prompt, whoever wrote them: equal updates are equal sampled tokens
+as long as the completions stay as long (the columns say how many). "sparse" starts from `lazy`, whose rewards
 almost never come; "dense" from `weak`. The guide is right always, or, in the cases with "fair", three
 times in five. "again" is DAPO with other random numbers: the noise floor. One thread a run; a run that
 the file holds already is not repeated.
