@@ -126,7 +126,7 @@ def test_a_rare_token_is_as_rare_as_it_should_be():
     """The uniform numbers are float64: a token of probability 2e-4 is neither lost nor doubled."""
     logits = torch.tensor([[0.0, math.log(2e-4 / (1 - 2e-4)), -math.inf]]).expand(400_000, 3)
     u = torch.rand(len(logits), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    token, logp = sampling._choose(logits, 1.0, u)
+    token, logp = sampling._choose(logits, torch.arange(len(u)), 1.0, u)
     assert abs((token == 1).sum().item() - 80) < 4 * math.sqrt(80)
     assert (token == 2).sum() == 0
     np.testing.assert_allclose(logp[token == 1], math.log(2e-4), rtol=1e-6)
@@ -135,7 +135,7 @@ def test_a_rare_token_is_as_rare_as_it_should_be():
 def test_the_uniform_number_picks_the_token_whose_interval_holds_it():
     logits = torch.tensor([[0.0, 0.2, 0.0, 0.5, 0.3]]).log().expand(7, 5)
     u = torch.tensor([0.0, 0.1999, 0.2001, 0.6999, 0.7001, 0.9999, 1 - 2**-53], dtype=torch.float64)
-    assert sampling._choose(logits, 1.0, u)[0].tolist() == [1, 1, 3, 3, 4, 4, 4]
+    assert sampling._choose(logits, torch.arange(len(u)), 1.0, u)[0].tolist() == [1, 1, 3, 3, 4, 4, 4]
 
 
 @BOTH
@@ -368,15 +368,62 @@ def test_a_longer_limit_keeps_the_first_tokens():
 # Work that is not done twice
 
 
-def test_equal_prompts_share_their_prefill_and_rows_that_ended_cost_nothing():
+def test_equal_beginnings_go_through_the_model_once_and_rows_that_ended_not_at_all():
     model, calls = gpt2(), []
     model.register_forward_pre_hook(lambda module, inputs: calls.append(tuple(inputs[0].shape)))
-    s = drawn(model, [p for p in RAGGED for _ in range(6)], 12)
-    assert calls[0] == (len(RAGGED), s.prompt_ids.shape[1])
-    lengths = s.mask.sum(1)
-    alive = [(lengths - (~s.truncated).long() > step).sum().item() for step in range(11)]
-    assert calls[1:] == [(rows, 1) for rows in alive if rows]
-    assert alive[0] > alive[-1]
+    prompts = [p for p in RAGGED for _ in range(6)]
+    s = drawn(model, prompts, 12)
+    texts = [
+        tuple(ids[: m - (not cut)])  # without the end token: it is never read
+        for ids, m, cut in zip(s.completion_ids.tolist(), s.mask.sum(1).tolist(), s.truncated, strict=True)
+    ]
+    distinct = [
+        len({(p, t[:n]) for p, t in zip(prompts, texts, strict=True) if len(t) >= n}) for n in range(12)
+    ]
+    assert calls == [(len(RAGGED), s.prompt_ids.shape[1]), *((rows, 1) for rows in distinct[1:] if rows)]
+    assert len(RAGGED) == distinct[0] < distinct[1] < len(prompts) and max(distinct) > distinct[-1]
+
+
+@BOTH
+def test_rows_that_agree_for_a_while_have_the_numbers_of_rows_apart(make):
+    """One prompt and a low temperature: rows part late, some never."""
+    model, cold = make(), {"temperature": 0.3}
+    s = drawn(model, ["1+2="] * 40, 12, **cold)
+    texts = set(s.texts)
+    assert 3 < len(texts) < 40 and len({text[:2] for text in texts}) < len(texts)
+    for i, (logp, ids) in enumerate(row_by_row(model, s, **cold)):
+        np.testing.assert_allclose(s.logp[i][s.mask[i]], logp.detach()[range(len(ids)), ids], atol=2e-5)
+    alone = drawn(model, ["1+2="] * 40, 12, rows_per_batch=1, **cold)
+    assert alone.texts == s.texts
+
+
+def test_log_probs_of_equal_rows_are_computed_once_and_every_row_has_its_gradient():
+    """Rows that differ in one thing only: the prompt, a token, the length; padding does not count."""
+    model, calls = gpt2().double(), []
+    prompt_ids = torch.tensor([[0, 3, 4], [0, 3, 5], [0, 3, 4], [0, 3, 4], [0, 3, 4]])
+    prompt_mask = torch.tensor([[0, 1, 1]] * 4 + [[1, 1, 1]]).bool()
+    ids = torch.tensor([[6, 0, 0], [6, 0, 0], [6, 8, 0], [6, 0, 0], [6, 0, 0]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 0], [1, 1, 1]]).bool()
+    copies = [0, 3, 1, 0, 2, 4, 3, 1]
+    many = [x[copies] for x in (prompt_ids, prompt_mask, ids, mask)]
+    many[2][1, 2] = 9  # on the padding of row 3's first copy
+    weight = torch.randn(len(copies), 3, generator=torch.Generator().manual_seed(1)).double()
+    model.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
+    logp, entropy = sampling.log_probs(model, *many, entropy=True)
+    whole = sampling.vocabulary_log_probs(model, *many)
+    assert calls == [5, 5]
+    (logp * weight).sum().backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    for i, (p, pm, c, m) in enumerate(zip(*many, strict=True)):
+        rows = model(torch.cat([p[pm], c[m]])[None]).logits[0, pm.sum() - 1 : -1].log_softmax(-1)
+        one = rows.gather(-1, c[m][:, None])[:, 0]
+        np.testing.assert_allclose(logp[i][m].detach(), one.detach(), atol=1e-12)
+        np.testing.assert_allclose(whole[i][m].detach(), rows.detach(), atol=1e-12)
+        np.testing.assert_allclose(entropy[i][m], -(rows.exp() * rows).sum(-1).detach(), atol=1e-12)
+        (one * weight[i][m]).sum().backward()
+    for name, p in model.named_parameters():
+        np.testing.assert_allclose(found[name], p.grad, atol=1e-10, err_msg=name)
 
 
 def test_log_probs_of_equal_prompts_share_the_prompts_part():

@@ -8,7 +8,7 @@ import llm_tiny
 import pytest
 import torch
 
-from rlbook.llm import models, sampling, train
+from rlbook.llm import decoding, models, sampling, train
 from rlbook.llm.trainer import Trainer
 
 
@@ -101,14 +101,15 @@ def test_values_are_json_or_else_text(tmp_path):
 
 def watched(trainer, monkeypatch):
     """The dtypes of logits that the trainer's models return from now on."""
-    seen, forward = [], sampling._forward
+    seen, forward = [], decoding.forward
 
     def note(*args, **more):
         output = forward(*args, **more)
         seen.append(output.logits.dtype)
         return output
 
-    monkeypatch.setattr(sampling, "_forward", note)
+    for module in (sampling, decoding):
+        monkeypatch.setattr(module, "forward", note)
     return seen
 
 

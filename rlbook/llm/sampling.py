@@ -1,7 +1,6 @@
 """Batched sampling with a key-value cache, and the log-probabilities of what was sampled."""
 
 import functools
-import inspect
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +8,7 @@ from torch.autograd.function import once_differentiable
 from transformers import DynamicCache
 
 from rlbook import validate
+from rlbook.llm.decoding import decoder, forward
 
 
 @dataclass
@@ -42,8 +42,9 @@ def sample(
     """Draw one completion for each of the B `prompts` from softmax(logits / temperature).
 
     Nothing else shapes the distribution (no top-k, no top-p). `temperature=0` takes the most likely token;
-    that distribution gives it probability 1, so `logp` is 0. Equal prompts share their prefill. A row that
-    ended leaves the batch.
+    that distribution gives it probability 1, so `logp` is 0. Rows with the same prompt and the same tokens so
+    far go through the model as one: a group shares its prompt, and each beginning that several of its
+    completions have. A row that ended leaves the batch.
 
     The random numbers are one uniform for each step and row, drawn before the first step from `generator`
     (a torch.Generator; None: the global one). So one seed repeats bit for bit, and a row's draws do not
@@ -85,11 +86,12 @@ def sample(
     width = int(lengths.max())
     ended = completion_ids.gather(1, lengths[:, None] - 1)[:, 0] == tokenizer.eos_token_id
     own = zip(completion_ids.tolist(), (lengths - ended.long()).tolist(), strict=True)
-    texts = tokenizer.batch_decode(
-        [ids[:length] for ids, length in own],
+    as_text = functools.partial(
+        tokenizer.batch_decode,
         skip_special_tokens=False,  # a padding token the model chose is part of its text, not our padding
         clean_up_tokenization_spaces=False,
     )
+    texts = _once(as_text, [tuple(ids[:length]) for ids, length in own])
     completion_ids, mask, logp = completion_ids[:, :width], mask[:, :width], logp[:, :width]
     return Samples(prompt_ids, prompt_mask, completion_ids, mask, logp, ~ended, texts)
 
@@ -98,20 +100,20 @@ def log_probs(model, prompt_ids, prompt_mask, completion_ids, mask, temperature=
     """Log-probabilities (B,T) of given completions under softmax(logits / temperature), with gradient.
 
     Shapes as in `Samples`; 0 where `mask` is False. Logits exist for the T positions that choose a completion
-    token and for no others, where the model's forward takes `logits_to_keep`; rows with equal prompts share
-    the prompt's part of the pass. The model stays in the mode it is in: call it in eval mode to get the
-    numbers `sample` returned. With `entropy=True` also the (B,T) entropies of the same distributions, a
-    metric without gradient.
+    token and for no others, where the model's forward takes `logits_to_keep`. Equal rows go through the model
+    once; rows with equal prompts share the prompt's part of the pass. The model stays in the mode it is in:
+    call it in eval mode to get the numbers `sample` returned. With `entropy=True` also the (B,T) entropies of
+    the same distributions, a metric without gradient.
     """
-    logits, temperature = _completion_logits(
-        model, prompt_ids, prompt_mask, completion_ids, mask, temperature
-    )
-    logp = _TokenLogProb.apply(logits, completion_ids, temperature).masked_fill(~mask.bool(), 0.0)
+    temperature = _checked(prompt_ids, prompt_mask, completion_ids, mask, temperature)
+    logits, which, first = _completion_logits(model, prompt_ids, prompt_mask, completion_ids, mask)
+    unused = ~mask.bool()
+    logp = _TokenLogProb.apply(logits, completion_ids[first], temperature)[which].masked_fill(unused, 0.0)
     if not entropy:
         return logp
     with torch.no_grad():
         entropies = [torch.special.entr(part.softmax(-1)).sum(-1) for part in _parts(logits, temperature)]
-        return logp, torch.cat(entropies).masked_fill(~mask.bool(), 0.0)
+        return logp, torch.cat(entropies)[which].masked_fill(unused, 0.0)
 
 
 def vocabulary_log_probs(model, prompt_ids, prompt_mask, completion_ids, mask, temperature=1.0):
@@ -119,14 +121,13 @@ def vocabulary_log_probs(model, prompt_ids, prompt_mask, completion_ids, mask, t
 
     As `log_probs`, but for the whole vocabulary of V tokens: for exact KL and pictures, with small V.
     """
-    logits, temperature = _completion_logits(
-        model, prompt_ids, prompt_mask, completion_ids, mask, temperature
-    )
-    return (_precise(logits) / temperature).log_softmax(-1)
+    temperature = _checked(prompt_ids, prompt_mask, completion_ids, mask, temperature)
+    logits, which, _ = _completion_logits(model, prompt_ids, prompt_mask, completion_ids, mask)
+    return (_precise(logits) / temperature).log_softmax(-1)[which]
 
 
-def _completion_logits(model, prompt_ids, prompt_mask, completion_ids, mask, temperature):
-    """Logits (B,T,V) that choose the completion tokens, and the temperature as a checked number."""
+def _checked(prompt_ids, prompt_mask, completion_ids, mask, temperature):
+    """The temperature as a number; raises on it and on shapes that do not fit together."""
     temperature = validate.number("temperature", temperature, low=0.0, open_low=True)
     for name, value, like in (("prompt_mask", prompt_mask, prompt_ids), ("mask", mask, completion_ids)):
         if value.shape != like.shape:
@@ -135,26 +136,35 @@ def _completion_logits(model, prompt_ids, prompt_mask, completion_ids, mask, tem
         raise ValueError(
             f"completion_ids: expected {len(prompt_ids)} rows as prompt_ids, got {len(completion_ids)}"
         )
+    return temperature
+
+
+def _completion_logits(model, prompt_ids, prompt_mask, completion_ids, mask):
+    """(logits (D,T,V) of the D distinct rows, the number of each row among them (B,), a row of each (D,))."""
+    prompt_mask, mask = prompt_mask.bool(), mask.bool()
+    which, first = _distinct(prompt_ids, prompt_mask, completion_ids.masked_fill(~mask, 0), mask)
+    prompt_ids, prompt_mask = prompt_ids[first], prompt_mask[first]
+    completion_ids, mask = completion_ids[first], mask[first]
     steps = completion_ids.shape[1]
-    attention = torch.cat([prompt_mask.bool(), mask[:, :-1].bool()], 1)
+    attention = torch.cat([prompt_mask, mask[:, :-1]], 1)
     positions = _positions(attention)
-    which, first = _distinct(prompt_ids, prompt_mask)
-    if 2 * len(first) <= len(which) and steps > 1:  # a group's prompt goes through the model once
-        prompts = prompt_ids[first], prompt_mask[first].bool()
-        output = _forward(model, *prompts, positions[first, : -steps + 1], keep=1, use_cache=True)
+    of_prompt, rows = _distinct(prompt_ids, prompt_mask)
+    if 2 * len(rows) <= len(of_prompt) and steps > 1:  # a group's prompt goes through the model once
+        prompts = prompt_ids[rows], prompt_mask[rows], positions[rows, : -steps + 1]
+        output = forward(model, *prompts, keep=1, use_cache=True)
         cache = output.past_key_values
         if type(cache) is DynamicCache:  # others are written in place, or cannot be spread over the rows
-            cache.reorder_cache(which)
+            cache.reorder_cache(of_prompt)
             rest = completion_ids[:, :-1], attention, positions[:, -steps + 1 :]
-            logits = _forward(model, *rest, keep=steps - 1, cache=cache, use_cache=True).logits
-            return torch.cat([output.logits[which, -1:], logits[:, -steps + 1 :]], 1), temperature
+            logits = forward(model, *rest, keep=steps - 1, cache=cache, use_cache=True).logits
+            return torch.cat([output.logits[of_prompt, -1:], logits[:, -steps + 1 :]], 1), which, first
     ids = torch.cat([prompt_ids, completion_ids[:, :-1]], 1)
-    return _forward(model, ids, attention, positions, keep=steps).logits[:, -steps:], temperature
+    return forward(model, ids, attention, positions, keep=steps).logits[:, -steps:], which, first
 
 
-def _distinct(prompt_ids, prompt_mask):
-    """(number of each row's prompt among the distinct prompts (B,), a row of each distinct prompt)."""
-    _, which = torch.unique(torch.cat([prompt_ids, prompt_mask], 1), dim=0, return_inverse=True)
+def _distinct(*tensors):
+    """Rows that are equal in all tensors: (number of each row's kind (B,), a row of each kind)."""
+    _, which = torch.unique(torch.cat(tensors, 1), dim=0, return_inverse=True)
     rows = torch.arange(len(which), device=which.device)
     return which, torch.empty_like(rows).scatter_(0, which, rows)[: which.max() + 1]
 
@@ -196,43 +206,54 @@ def _precise(logits):
 def _decode(model, end, prompt_ids, prompt_mask, uniform, temperature, completion_ids, mask, logp):
     """Fill `completion_ids`, `mask` and `logp` in place."""
     rows = torch.arange(len(prompt_ids), device=prompt_ids.device)  # the rows still alive
-    which, first = _distinct(prompt_ids, prompt_mask)
+    which, first = _distinct(prompt_ids, prompt_mask)  # rows that are equal so far share a row of the cache
     attention = prompt_mask[first]
-    output = _forward(model, prompt_ids[first], attention, _positions(attention), keep=1, use_cache=True)
-    cache = output.past_key_values
-    cache.reorder_cache(which)
-    logits, attention = output.logits[which], prompt_mask
+    output = forward(model, prompt_ids[first], attention, _positions(attention), keep=1, use_cache=True)
+    logits, step_by_step = output.logits[:, -1], decoder(model, output.past_key_values)
+    padded = not prompt_mask.all()
     for step, u in enumerate(uniform):
-        token, chosen = _choose(logits[:, -1], temperature, u[rows])
+        token, chosen = _choose(logits, which, temperature, u[rows])
         completion_ids[rows, step], mask[rows, step], logp[rows, step] = token, True, chosen.float()
         alive = (token != end).nonzero()[:, 0]
         if step + 1 == len(uniform) or len(alive) == 0:
             return
-        if len(alive) < len(rows):
-            rows, token, attention = rows[alive], token[alive], attention[alive]
-            cache.reorder_cache(alive)
+        rows, size = rows[alive], logits.shape[1]
+        longer, which = torch.unique(which[alive] * size + token[alive], return_inverse=True)
+        shorter, token = longer // size, longer % size  # the row that each distinct one goes on from
+        if len(shorter) != len(logits) or (shorter[1:] == shorter[:-1]).any():
+            step_by_step.reorder(shorter)
+            attention = attention[shorter]
         attention = torch.cat([attention, torch.ones_like(attention[:, :1])], 1)
         position = attention.sum(1, keepdim=True) - 1
-        logits = _forward(model, token[:, None], attention, position, 1, cache, use_cache=True).logits
+        logits = step_by_step(token, attention if padded else None, position)
 
 
-def _choose(logits, temperature, uniform):
-    """One token a row by inverting the cumulative distribution at `uniform`, and its log-prob."""
+def _choose(logits, which, temperature, uniform):
+    """A token for each row, row i from logits[which[i]]: (tokens, their log-probs).
+
+    It inverts the cumulative distribution at `uniform`.
+    """
     if temperature == 0:
-        return logits.argmax(-1), logits.new_zeros(len(logits))
-    logits = _precise(logits) / temperature
-    norm = logits.logsumexp(-1, keepdim=True)
-    cumulative = (logits - norm).exp_().cumsum(-1, dtype=torch.float64)
-    token = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+        return logits.argmax(-1)[which], logits.new_zeros(len(which))
+    logp = (_precise(logits) / temperature).log_softmax(-1)
+    cumulative = logp.exp().cumsum(-1, dtype=torch.float64)[which]
+    token = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
     token = token.clamp(max=logits.shape[1] - 1)  # beyond the end only where the logits are NaN
-    return token[:, 0], (logits.gather(-1, token) - norm)[:, 0]
+    return token, logp[which, token]
+
+
+def _once(function, items):
+    """What `function` makes of a list of items; it sees each kind of item once."""
+    kinds = list(dict.fromkeys(items))
+    known = dict(zip(kinds, function(kinds), strict=True))
+    return [known[item] for item in items]
 
 
 def _encode(model, tokenizer, prompts, limit, special_tokens):
     if isinstance(prompts, str) or len(prompts) == 0:
         raise ValueError(f"prompts: expected a list with at least one string, got {prompts!r}")
     try:
-        ids = tokenizer(list(prompts), add_special_tokens=special_tokens)["input_ids"]
+        ids = _once(lambda texts: tokenizer(texts, add_special_tokens=special_tokens)["input_ids"], prompts)
     except Exception as error:  # the tokenizers library raises bare Exceptions
         raise ValueError(f"prompts: expected text the tokenizer can encode, got {error}") from error
     lengths = [len(row) for row in ids]
@@ -259,16 +280,3 @@ def _encode(model, tokenizer, prompts, limit, special_tokens):
 def _positions(attention):
     """Positions that count a row's own tokens from 0, whatever padding stands before them."""
     return (attention.long().cumsum(1) - 1).clamp(min=0)
-
-
-@functools.cache
-def _accepted(kind):
-    return set(inspect.signature(kind.forward).parameters)
-
-
-def _forward(model, ids, attention, positions, keep, cache=None, use_cache=False):
-    """The model's forward with the optional arguments it takes (a model without position_ids has none)."""
-    accepted = _accepted(type(model))
-    optional = {"position_ids": positions, "logits_to_keep": keep}
-    optional = {name: value for name, value in optional.items() if name in accepted}
-    return model(ids, attention_mask=attention.long(), past_key_values=cache, use_cache=use_cache, **optional)
