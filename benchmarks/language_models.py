@@ -6,9 +6,10 @@ It writes data/runs/language_models_speed.json.
 
 `training` takes the weak model on addition and gives both sides the same prompts in number, groups,
 length limit, reward, loss (DAPO), optimiser and learning rate; a batch is 128 completions and two optimiser
-steps on them. `sampling` draws one completion of 128 prompts, 8 of each, and counts completion tokens.
-The sides alternate, so a busy machine slows both; a ratio compares medians. `learning` is DAPO with
-dynamic sampling from the weak start: held-out pass@1 against steps and seconds.
+steps on them. `sampling` draws one completion of each of 128 prompts, 8 times 16 as in training, and counts
+completion tokens; `sampling, all different` has 128 different prompts, so no two rows have anything to share.
+The sides alternate, so a busy machine slows both; a ratio compares medians. `learning` is DAPO with dynamic
+sampling from the weak start: held-out pass@1 against steps and seconds.
 """
 
 import argparse
@@ -111,11 +112,11 @@ def compare_training(threads, rounds, batches, bar):
     return found
 
 
-def compare_sampling(threads, rounds, bar):
-    """{side: {tokens per second, per processor second}}; the sides take turns."""
+def compare_sampling(threads, rounds, copies, bar):
+    """{side: {tokens per second, per processor second}} for `copies` of each prompt; the sides take turns."""
     model, words = models.load("weak")
-    problems = tasks.get("addition").generate(PROMPTS, np.random.default_rng(0), (3,))
-    prompts = [p.prompt for p in problems for _ in range(GROUP)]
+    problems = tasks.get("addition").generate(PROMPTS * GROUP // copies, np.random.default_rng(0), (3,))
+    prompts = [p.prompt for p in problems for _ in range(copies)]
 
     def ours():
         return int(sampling.sample(model, words, prompts, TOKENS).mask.sum())
@@ -188,20 +189,23 @@ def main():
     transformers.utils.logging.disable_progress_bar()
     wanted = [args.only] if args.only else ["training", "sampling", "learning"]
     report = json.loads(args.out.read_text(encoding="utf-8")) if args.only and args.out.exists() else {}
+    report = {part: found for part, found in report.items() if part.split(",")[0] not in wanted}
     report["machine"] = machine("torch", "transformers", "trl", "numpy")
     report["settings"] = {"prompts": PROMPTS, "group_size": GROUP, "max_new_tokens": TOKENS, "lr": LR}
     total = ("training" in wanted) * len(args.threads) * 2 * args.rounds + ("learning" in wanted) * args.seeds
-    total += ("sampling" in wanted) * len(args.threads) * (args.rounds + 0.2)
+    total += ("sampling" in wanted) * len(args.threads) * 2 * (args.rounds + 0.2)
     with tqdm(total=total, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
-        for part in wanted[: len(wanted) - ("learning" in wanted)]:
-            report[part] = {}
-            for threads in args.threads:
-                torch.set_num_threads(threads)
-                if part == "training":
-                    report[part][str(threads)] = compare_training(threads, args.rounds, args.batches, bar)
-                else:
-                    report[part][str(threads)] = compare_sampling(threads, args.rounds, bar)
-                write(report, args.out)
+        for threads in args.threads:
+            torch.set_num_threads(threads)
+            more = {}
+            if "training" in wanted:
+                more["training"] = compare_training(threads, args.rounds, args.batches, bar)
+            if "sampling" in wanted:
+                more["sampling"] = compare_sampling(threads, args.rounds, GROUP, bar)
+                more["sampling, all different"] = compare_sampling(threads, args.rounds, 1, bar)
+            for part, sides in more.items():
+                report.setdefault(part, {})[str(threads)] = sides
+            write(report, args.out)
         if "learning" in wanted:
             report["learning"] = learn(args.seeds, bar)
             write(report, args.out)
@@ -216,15 +220,18 @@ def write(report, path):
 
 def show(report):
     """Print the medians and ratios."""
-    print(f"{'':12}{'threads':>8}{'side':>10}{'median':>10}   ratio (processor time)")
-    for part, key, other in (("training", "seconds", "processor"),
-                             ("sampling", "tokens_per_second", "per_processor_second")):  # fmt: skip
-        for threads, sides in report.get(part, {}).items():
+    print(f"{'':24}{'threads':>8}{'side':>10}{'median':>10}   ratio (processor time)")
+    parts = [part for part in ("training", "sampling", "sampling, all different") if part in report]
+    for part in parts:
+        key, other = ("tokens_per_second", "per_processor_second")
+        if part == "training":
+            key, other = ("seconds", "processor")
+        for threads, sides in report[part].items():
             how = ratio(sides, key), ratio(sides, other)
             faster = [round(1 / x, 2) for x in how] if part == "training" else how
             for side, found in sides.items():
                 text = f"   {faster[0]} ({faster[1]})" if side == "rlbook" else ""
-                print(f"{part:12}{threads:>8}{side:>10}{np.median(found[key]):10.3g}{text}")
+                print(f"{part:24}{threads:>8}{side:>10}{np.median(found[key]):10.3g}{text}")
     if "learning" in report:
         found = report["learning"]
         curves = np.array(found["pass_at_1"])
