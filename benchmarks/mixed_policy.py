@@ -57,8 +57,10 @@ def cases():
         for method, guided in (("sft", 7), ("dapo_sft", 2), ("mix_1", 2), ("mix_2", 2)):
             options = {"variant": "corrected"} if method.startswith("mix") else {}
             found[f"sparse, {method}, fair"] = case(start, method, guided, "fair", options)
+        found["sparse, dapo_sft, 1 guided"] = case(start, "dapo_sft", 1)
         options = {"only_rewarded": True}
-        found["sparse, sft rewarded, fair"] = case(start, "sft", 7, "fair", options)
+        for method, guided in (("sft", 7), ("dapo_sft", 2)):
+            found[f"sparse, {method} rewarded, fair"] = case(start, method, guided, "fair", options)
     return found
 
 
