@@ -22,7 +22,7 @@ CASES = {
     "reinforce": case("reinforce"),
     "rloo": case("rloo"),
     "grpo": case("grpo"),
-    "dr_grpo": case("dr_grpo"),
+    "dr_grpo": case("dr_grpo", {"max_length": 22}),  # the longest completion allowed
     "dapo": case("dapo"),
     "dapo, symmetric clip": case("dapo", {"clip": (0.2, 0.2)}),
     "dapo, sequence mean": case("grpo", {"clip": (0.2, 0.28)}),
