@@ -41,6 +41,8 @@ MUTANTS = {
         "all prompts together": ("(group == g) & (source == s)", "(group > -1) & (source == s)"),
         "unbiased deviation": ("x.std()", "x.std(ddof=1)"),
         "no deviation": ("(x - x.mean()) / x.std()", "x - x.mean()"),
+        "1e-6 beside the deviation": ("x.std()", "(x.std() + 1e-6)"),
+        "1e-4 beside the deviation": ("x.std()", "(x.std() + 1e-4)"),
         "sign": ("(x - x.mean())", "(x.mean() - x)"),
         "always apart": ("if pooled else", "if False else"),
         "no guard for ties": (
@@ -54,12 +56,18 @@ MUTANTS = {
         "no shaping": ("gamma * r / (r + gamma) ** 2", "r"),
         "imitation": ("gamma * r / (r + gamma) ** 2", "np.ones_like(r)"),
         "ratio upside down": ("logp - logp_guide", "logp_guide - logp"),
+        "the sequence's ratio": (
+            "np.exp(np.where(mask, logp - logp_guide, 0.0))",
+            "np.exp(np.where(mask, logp - logp_guide, 0.0).sum(1, keepdims=True))",
+        ),
         "clips the guide's rows": (
             "gamma * r / (r + gamma) ** 2",
             "np.where(abs(r - 1) <= 0.2, gamma * r / (r + gamma) ** 2, 0.0)",
         ),
         "sum over tokens": (" / mask.sum()", ""),
         "mean over completions": ("/ mask.sum()", "/ mask.sum(1)[:, None] / len(mask)"),
+        "divides by the rows": ("/ mask.sum()", "/ len(mask)"),
+        "half of P5": ("/ mask.sum()", "/ (2 * mask.sum())"),
         "counts the padding": ("/ mask.sum()", "/ mask.size"),
         "no mask": (
             "    r = np.exp(np.where(mask, logp - logp_guide, 0.0))\n"
@@ -68,6 +76,14 @@ MUTANTS = {
             "    r = np.exp(logp - logp_guide)\n"
             "    weight = gamma * r / (r + gamma) ** 2\n"
             "    return weight * advantage[:, None] / mask.sum()",
+        ),
+        "NaN times 0": (
+            "    r = np.exp(np.where(mask, logp - logp_guide, 0.0))\n"
+            "    weight = gamma * r / (r + gamma) ** 2\n"
+            "    return np.where(mask, weight * advantage[:, None], 0.0) / mask.sum()",
+            "    r = np.exp(logp - logp_guide)\n"
+            "    weight = gamma * r / (r + gamma) ** 2\n"
+            "    return mask * weight * advantage[:, None] / mask.sum()",
         ),
         "sign": ("return np.where", "return -np.where"),
         "without the advantage": ("weight * advantage[:, None]", "weight"),
@@ -90,6 +106,7 @@ MUTANTS = {
         ),
         "counts the padding": ("/ mask.sum()", "/ mask.size"),
         "clips the guide's rows": ("source[:, None] == 1", "source[:, None] == 2"),
+        "no shaping": ("r / (r + gamma) * A", "r * A"),
         "shapes every row": ("source[:, None] == 1", "source[:, None] >= 0"),
         "sources swapped": ("source[:, None] == 1", "source[:, None] == 0"),
         "max for min": ("np.minimum", "np.maximum"),

@@ -55,6 +55,10 @@ MUTANTS = {
             "    weight = np.clip(pi / phi, low, high)\n    return phi @ (weight * x)",
             "    return phi @ np.clip(pi / phi * x, low, high)",
         ),
+        "discards": (
+            "    weight = np.clip(pi / phi, low, high)\n",
+            "    weight = pi / phi\n    weight = weight * ((weight >= low) & (weight <= high))\n",
+        ),
         "bias in place of the mean": (_MEAN, "phi @ (weight * x) - pi @ x"),
     },
     "6b.3": {
@@ -69,6 +73,7 @@ MUTANTS = {
         "no score": (" * score", ""),
         "variance for deviation": ("np.sqrt(phi @ (R - mean) ** 2)", "(phi @ (R - mean) ** 2)"),
         "sample deviation": ("np.sqrt(phi @ (R - mean) ** 2)", "R.std(ddof=1)"),
+        "z-score over the arms": ("mean = phi @ R\n" + _B, "B = (R - R.mean()) / R.std()\n"),
         "ratio upside down": ("r = pi / phi", "r = phi / pi"),
     },
     "6b.4": {

@@ -24,6 +24,7 @@ def advantages(answer):
         x = rewards[rows]
         prompts_mixed[rows] = (x - x.mean()) / x.std()
     centred = np.array([0.75, -0.25, -0.25, -0.25, 0.5, -0.5, 0, 0, 1, -1])
+    deviation = np.array([*[sqrt(3) / 4] * 4, 0.5, 0.5, 1, 1, 1, 1])  # 1 where the set is tied: 0 / 1
     given = "prompt 5: own (1, 0, 0, 0), guide (1, 0); prompt 2: own (0, 0), guide (3, 1); apart"
     expect(
         _quiet(answer, rewards, source, group, False),
@@ -34,6 +35,8 @@ def advantages(answer):
             "all prompts together": (prompts_mixed, "Rows of different prompts are not compared."),
             "unbiased deviation": (unbiased, "The deviation divides by the number of rows."),
             "no deviation": (centred, "P1 and P2 divide by the deviation."),
+            "1e-6 beside the deviation": (centred / (deviation + 1e-6), "Add nothing to the deviation."),
+            "1e-4 beside the deviation": (centred / (deviation + 1e-4), "Add nothing to the deviation."),
             "sign": (-apart, "A reward above the mean gives a positive advantage."),
         },
         atol=1e-6,
@@ -75,50 +78,59 @@ def _quiet(answer, *args):
 
 @exercise("6a.2", "What P4 does to a token of the guide", answer="my_pull")
 def pull(answer):
-    """Three tokens by hand with junk in the padding; then random rows against differences of P4."""
-    ratio = np.array([[0.25, 1.0, 1.0], [0.75, 0.25, 1.0]])
-    mask = np.array([[True, True, False], [True, False, False]])
-    B, guide = np.array([2.0, -1.0]), np.log([[0.4, 0.3, 0.2], [0.5, 0.6, 0.7]])
+    """Four tokens by hand with junk in the padding; then random rows against differences of P4."""
+    ratio = np.array([[0.25, 1.0, 0.001, 1.0, 1.0], [0.75, 0.25, 1.0, 1.0, 1.0]])
+    mask = np.arange(5) < np.array([[3], [1]])
+    B, guide = np.array([2.0, -1.0]), np.log([[0.4, 0.3, 0.2, 0.5, 0.6], [0.5, 0.6, 0.7, 0.4, 0.3]])
 
-    def table(w, tokens=mask):  # w / 3 times B, on three tokens
-        return np.where(tokens, w, 0.0) * B[:, None] / 3
+    def table(w, tokens=mask):  # w / 4 times B, on four tokens
+        return np.where(tokens, w, 0.0) * B[:, None] / 4
 
-    # gamma = .25. r f'(r) = .25 r / (r + .25)^2: 1/4 at r = .25, .16 at 1, .1875 at .75
-    weight = np.array([[0.25, 0.16, 0.16], [0.1875, 0.25, 0.16]])
+    # gamma = .25. r f'(r) = .25 r / (r + .25)^2: 1/4 at r = .25, .16 at 1, .1875 at .75, and at .001
+    rare = 0.00025 / 0.063001
+    weight = np.array([[0.25, 0.16, rare, 0.16, 0.16], [0.1875, 0.25, 0.16, 0.16, 0.16]])
+    none = [0, 0, 0, 0]
     expect(
         attempt(answer, guide + np.log(ratio), guide, mask, B, 0.25),
         want=table(weight),
-        given="ratios (0.25, 1) with B = 2 and (0.75) with B = -1, padded to three, gamma 0.25",
+        given="ratios (0.25, 1, 0.001) with B = 2 and (0.75) with B = -1, padded to five, gamma 0.25",
         mistakes={
             "derivative of f without r": (
-                table([[1, 0.16, 0], [0.25, 0, 0]]),
+                table([[1, 0.16, 0.25 / 0.063001, 0, 0], [0.25, *none]]),
                 "d f(r) / d log pi = f'(r) r: the ratio moves with the probability.",
             ),
             "f held constant": (
-                table([[0.5, 0.8, 0], [0.75, 0, 0]]),
+                table([[0.5, 0.8, 1 / 251, 0, 0], [0.75, *none]]),
                 "f(r) times the score is another objective: f depends on pi as well.",
             ),
             "no shaping": (table(ratio), "This is plain importance weighting: f is missing."),
-            "imitation": (table(np.ones((2, 3))), "Every token has its own weight."),
+            "imitation": (table(np.ones((2, 5))), "Every token has its own weight."),
             "ratio upside down": (
-                # r = 4, 1, 4/3: 1/18.0625, .16, (1/3)/(19/12)^2
-                table([[1 / 18.0625, 0.16, 0], [48 / 361, 0, 0]]),
+                # r = 4, 1, 1000, 4/3: 1/18.0625, .16, 250/1000.25^2, (1/3)/(19/12)^2
+                table([[1 / 18.0625, 0.16, 250 / 1000500.0625, 0, 0], [48 / 361, *none]]),
                 "pi stands above the guide's probability.",
             ),
+            "the sequence's ratio": (
+                # .25 x 1 x .001 on each token of the first row: .25 x .00025 / .25025^2
+                table([[0.0000625 / 0.0626250625] * 5, [0.1875] * 5]),
+                "P4 has the ratio of each token, not of the completion.",
+            ),
             "clips the guide's rows": (
-                table([[0, 0.16, 0], [0, 0, 0]]),
+                table([[0, 0.16, 0, 0, 0], [0, *none]]),
                 "P4 has no clip: a ratio far below 1 still moves.",
             ),
-            "sum over tokens": (3 * table(weight), "P4 is a mean over all tokens of the guide."),
+            "sum over tokens": (4 * table(weight), "P4 is a mean over all tokens of the guide."),
             "mean over completions": (
-                table(weight) * 3 * np.array([[0.25], [0.5]]),
+                table(weight) * 4 * np.array([[1 / 6], [1 / 2]]),
                 "P4 divides by all tokens at once, not row by row.",
             ),
-            "counts the padding": (table(weight) / 2, "Divide by the active tokens."),
+            "divides by the rows": (table(weight) * 2, "P4 divides by all tokens, not by the completions."),
+            "half of P5": (table(weight) / 2, "The factor 1/2 belongs to P5, not to P4."),
+            "counts the padding": (table(weight) * 0.4, "Divide by the active tokens."),
             "no mask": (table(weight, tokens=True), "Padding holds junk and gets no pull."),
             "sign": (-table(weight), "P4 is to be made large."),
             "without the advantage": (
-                np.where(mask, weight, 0) / 3,
+                np.where(mask, weight, 0) / 4,
                 "A bad completion of the guide pushes the other way.",
             ),
         },
@@ -135,7 +147,10 @@ def pull(answer):
         want[i, t] = (value(move[i, t] + step, i) - value(move[i, t] - step, i)) / (2 * step)
     move[~mask] = np.nan
     given = "five random completions, 14 tokens, NaN in the padding, gamma 0.1"
-    expect(attempt(answer, guide + move, guide, mask, B, 0.1), want, given=given, atol=1e-8)
+    got = np.asarray(_quiet(answer, guide + move, guide, mask, B, 0.1), dtype=float)
+    if got.shape == mask.shape and np.allclose(got[mask], want[mask]) and np.isnan(got[~mask]).any():
+        raise Wrong(f"{given}: NaN came out. NaN times 0 is NaN: choose with np.where", "NaN times 0")
+    expect(got, want, given=given, atol=1e-8)
 
 
 @exercise("6a.3", "Find the bug from the curve", answer="my_bug")
@@ -155,28 +170,29 @@ def bug(answer):
 @exercise("6a.4", "The objective P8", answer="my_mix")
 def mix(answer):
     """Two guide rows and three without reward by hand; padding; random rows against loops by cases."""
-    ratio = np.array([[0.1, 0.9], [0.4, 7.0], [2.0, 0.5], [0.9, 3.0], [0.3, 5.0]])
+    ratio = np.array([[0.1, 1.5], [0.4, 7.0], [2.0, 0.5], [0.9, 3.0], [0.3, 5.0]])
     mask = np.array([[True, True], [True, False], [True, True], [True, False], [True, False]])
     A, source = np.array([2.0, 2.0, -1.0, -1.0, -1.0]), np.array([1, 1, 0, 0, 0])
     below = np.log([[0.5, 0.4], [0.3, 0.2], [0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
-    # V, gamma .1: f = 1/2, .9, .8, times 2: 4.4. W, band .8 to 1.28: -2 - .8 - .9 - .8 = -4.5. 7 tokens
-    V, W = 4.4, -4.5
-    clipped_V = 0.2 + 1.8 + 0.8  # min(.2, 1.6) + min(1.8, 1.8) + min(.8, 1.6)
+    # V, gamma .1: f = 1/2, 15/16, .8, times 2: 4.475. W, band .8 to 1.28: -2 - .8 - .9 - .8 = -4.5. 7 tokens
+    V, W = 4.475, -4.5
+    clipped_V = 0.2 + 2.56 + 0.8  # min(.2, 1.6) + min(3, 2.56) + min(.8, 1.6)
     shaped_W = -(2 / 2.1 + 0.5 / 0.6 + 0.9 + 0.75)
     expect(
         attempt(answer, below + np.log(ratio), below, mask, A, source, 0.1, 0.2, 0.28),
         want=(V + W) / 7,
-        given="guide ratios (0.1, 0.9), (0.4), A = 2; unrewarded (2, 0.5), (0.9), (0.3), A = -1; "
+        given="guide ratios (0.1, 1.5), (0.4), A = 2; unrewarded (2, 0.5), (0.9), (0.3), A = -1; "
         "gamma 0.1, band 0.8 to 1.28",
         mistakes={
             "a mean for each set": (V / 3 + W / 4, "P8 divides both sums by the tokens of V and W together."),
             "sums, as in version 000": (V + W, "Version 001 divides by the tokens of V and W."),
             "mean over completions": (
-                (2 * 0.7 + 2 * 0.8 - 1.4 - 0.9 - 0.8) / 5,
+                (2 * 0.71875 + 2 * 0.8 - 1.4 - 0.9 - 0.8) / 5,
                 "P8 divides by all tokens at once.",
             ),
             "counts the padding": ((V + W) / 10, "Divide by the active tokens."),
             "clips the guide's rows": ((clipped_V + W) / 7, "The guide's rows go through f, without a clip."),
+            "no shaping": ((0.2 + 3 + 0.8 + W) / 7, "The guide's rows go through f."),
             "shapes every row": ((V + shaped_W) / 7, "f is for the guide's rows only."),
             "sources swapped": ((clipped_V + shaped_W) / 7, "source is 1 on the guide's rows."),
             # max: -1.28 - .5 - .9 - .3

@@ -45,27 +45,28 @@ def general_bound(answer):
 @exercise("6b.2", "The mean of clipped weights", answer="my_clipped_mean")
 def clipped_mean(answer):
     """Three arms by hand, one clipped on each side; then a band that never clips, and four arms."""
-    x, pi, phi = np.array([1.0, 2.0, 4.0]), np.array([0.2, 0.5, 0.3]), np.array([0.5, 0.4, 0.1])
+    x, pi, phi = np.array([1.0, 3.0, 4.0]), np.array([0.2, 0.5, 0.3]), np.array([0.5, 0.4, 0.1])
     expect(
-        # weights .4, 1.25, 3 become .5, 1.25, 1.5: .5 x .5 x 1 + .4 x 1.25 x 2 + .1 x 1.5 x 4
+        # weights .4, 1.25, 3 become .5, 1.25, 1.5: .5 x .5 x 1 + .4 x 1.25 x 3 + .1 x 1.5 x 4
         attempt(answer, x, pi, phi, 0.5, 1.5),
-        want=1.85,
-        given="x = (1, 2, 4), pi = (0.2, 0.5, 0.3), phi = (0.5, 0.4, 0.1), band 0.5 to 1.5",
+        want=2.35,
+        given="x = (1, 3, 4), pi = (0.2, 0.5, 0.3), phi = (0.5, 0.4, 0.1), band 0.5 to 1.5",
         mistakes={
-            "no clip": (2.4, "This is the mean under pi: no weight was clipped."),
-            "mean under the policy": (3.15, "The guide draws the samples: weigh the arms by phi."),
-            "upper clip only": (1.8, "The weight 0.4 lies below the band."),
-            "lower clip only": (2.45, "The weight 3 lies above the band."),
-            "mean over the arms": (3.0, "Arms are not drawn evenly: weigh them by phi."),
-            "self-normalised": (1.85 / 0.9, "Do not divide by the mean weight."),
+            "no clip": (2.9, "This is the mean under pi: no weight was clipped."),
+            "mean under the policy": (3.775, "The guide draws the samples: weigh the arms by phi."),
+            "upper clip only": (2.3, "The weight 0.4 lies below the band."),
+            "lower clip only": (2.95, "The weight 3 lies above the band."),
+            "mean over the arms": (10.25 / 3, "Arms are not drawn evenly: weigh them by phi."),
+            "self-normalised": (2.35 / 0.9, "Do not divide by the mean weight."),
             # phi / pi = 2.5, .8, .333: 1.5, .8, .5
-            "ratio upside down": (1.59, "The sampling policy stands below."),
-            # .4, 2.5, 12 become .5, 1.5, 1.5
+            "ratio upside down": (1.91, "The sampling policy stands below."),
+            # .4, 3.75, 12 become .5, 1.5, 1.5
             "clips the product": (1.0, "Clip the weight first, then multiply by x."),
+            "discards": (1.5, "A weight outside the band is moved to its edge; the sample stays."),
             "bias in place of the mean": (-0.55, "The mean is asked, not its error."),
         },
     )
-    expect(attempt(answer, x, pi, phi, 0.1, 9.0), 2.4, given="the same with a band 0.1 to 9")
+    expect(attempt(answer, x, pi, phi, 0.1, 9.0), 2.9, given="the same with a band 0.1 to 9")
     pi, phi, x = (
         np.array([0.1, 0.2, 0.3, 0.4]),
         np.array([0.4, 0.1, 0.3, 0.2]),
@@ -93,7 +94,7 @@ def off_slope(answer):
         attempt(answer, pi, score, phi, R, gamma),
         want=difference(pi, score, phi, R, gamma),
         given="pi = (0.2, 0.3, 0.5), x = (-1, 0, 1), phi = (0.1, 0.6, 0.3), R = (0, 1, 0), gamma 0.1",
-        atol=1e-7,
+        atol=1e-6,  # leaves room for a small number added to the deviation
         mistakes={
             "f' without r": (phi @ (slope * B * score), "d r = r d log pi: a factor is missing."),
             "f in place of r f'": (phi @ (f * B * score), "This weight is the value of f."),
@@ -115,6 +116,10 @@ def off_slope(answer):
                 phi @ (r * slope * (R - 0.6) / R.std(ddof=1) * score),
                 "The deviation under the guide, population form.",
             ),
+            "z-score over the arms": (
+                phi @ (r * slope * (R - R.mean()) / R.std() * score),
+                "Arms are not drawn evenly: mean and deviation are those under phi.",
+            ),
             "ratio upside down": (
                 phi @ (gamma / r / (1 / r + gamma) ** 2 * B * score),
                 "The guide stands below.",
@@ -131,7 +136,7 @@ def off_slope(answer):
             attempt(answer, pi, score, phi, R, gamma),
             difference(pi, score, phi, R, gamma),
             given=f"pi = {pi}, phi = {phi}, R = {R}, gamma {gamma}",
-            atol=1e-7,
+            atol=1e-6,
         )
 
 
