@@ -306,7 +306,7 @@ def test_training_repeats_by_its_seed_and_records_what_happened():
 
 
 def test_training_solves_the_two_state_world():
-    """Within 5 % of the optimum 15.824176, judged by the exact value of the learnt table."""
+    """Box 3.4.2. Within 5 % of the optimum 15.824176, judged by the exact value of the learnt table."""
     config = a2c.Config(12_000, discount=0.9, lr=3e-3, hidden=(16,))
     policy = a2c.train("rlbook/TwoState-v0", config, progress=False).policy
     with torch.no_grad():

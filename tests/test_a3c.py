@@ -93,7 +93,7 @@ def flat(*networks):
 
 
 def test_one_worker_is_a2c_bit_for_bit():
-    """Same seed, same numbers: weights, every column of the history; staleness 0."""
+    """Box 3.4.3. Same seed, same numbers: weights, every column of the history; staleness 0."""
     want = a2c.train(
         "CartPole-v1", a2c.Config(800, n_envs=4, discount=0.9, hidden=(8,)), seed=2, progress=False
     )

@@ -28,7 +28,7 @@ from rlbook.bounds import (
 from rlbook.cpi import greedy, step_size
 from rlbook.estimation import softmax
 from rlbook.mdp import TabularMDP
-from rlbook.worlds import random_mdp, surrogate_cliff, tied_policy, two_state
+from rlbook.worlds import delayed_penalty, random_mdp, surrogate_cliff, tied_policy, two_state
 
 M2 = two_state()
 LOGITS = np.array([[0.0, 0.5], [1.0, 0.0]])
@@ -84,7 +84,7 @@ def test_performance_differences_and_the_decomposition_on_1000_random_mdps():
 
 
 def test_the_surrogate_in_its_ratio_form():
-    """(50)-(52): the printed form, with ratios to the old policy, as a loop; needs pi > 0."""
+    """(50)-(52), (75): the printed form, with ratios to the old policy, as a loop; needs pi > 0."""
     for mdp, pi, pi_new in random_pairs(20, seed=1):
         old, new = mdp.evaluate(pi), mdp.evaluate(pi_new)
         L, shift = old.J, 0.0
@@ -252,6 +252,47 @@ def test_erratum_a_limit_on_the_mean_kl_lets_the_policy_fall_off_the_cliff(limit
         assert new[0, 1] == pytest.approx(0.0958, abs=5e-5) and new[1, 1] == pytest.approx(0.515, abs=5e-4)
 
 
+def test_erratum_the_clipped_surrogate_gains_where_the_mean_kl_falls():
+    """Ex. 4.1.1, tied class: the exact (78) is largest at ratio 1.2 of a1: pi(a1) = 1.2e-4, J = 9.49e-5."""
+    start = np.log(1e-4 / 0.9999)
+    old = tied_policy(start)
+    found = CLIFF.evaluate(old)
+
+    def clipped(theta):
+        r = tied_policy(theta) / old
+        return (found.d[:, None] * old * np.minimum(r * found.A, np.clip(r, 0.8, 1.2) * found.A)).sum() / 0.1
+
+    edge = np.log(1.2e-4 / (1 - 1.2e-4))
+    assert all(clipped(edge) > clipped(edge + step) for step in (-0.5, -1e-4, 1e-4, 0.5, 5, 20))
+    assert CLIFF.evaluate(tied_policy(edge)).J == pytest.approx(9.49e-5, abs=5e-8)
+    assert CLIFF.evaluate(old).J < 9e-5
+
+
+def test_erratum_in_the_tied_class_the_maximiser_of_l_falls_off_the_cliff():
+    """Ex. 4.1.1: along the class L rises without end, to L - J = .79993818, where J tends to -90."""
+    start = np.log(1e-4 / 0.9999)
+    old, thetas = tied_policy(start), np.linspace(start, 40, 60)
+    L = np.array([surrogate(CLIFF, old, tied_policy(theta)) for theta in thetas])
+    assert (np.diff(L[:40]) > 0).all() and L.argmax() >= 40
+    assert L[-1] - CLIFF.evaluate(old).J == pytest.approx(0.79993818, abs=1e-8)
+    assert CLIFF.evaluate(tied_policy(40.0)).J == pytest.approx(-90, abs=1e-9)
+
+
+# --- batches: (69), (75) ----------------------------------------------------------------------------
+
+
+def test_erratum_69_a_batch_mean_counts_late_states_in_full():
+    """The 21 steps of an episode count alike in (69), by gamma^t in (65) and (75). On the chain of +1 and -3,
+    one logit: the gradient of (65) is .15882, that of the batch mean .25 (1 - 3) / 21 = -.0238.
+    """
+    mdp = delayed_penalty()
+    found = mdp.evaluate(np.full((22, 2), 0.5))
+    slope = 0.25 * (found.A[:, 1] - found.A[:, 0])  # of E[A(s, a) pi / pi_old] in the logit of action 1
+    assert found.d @ slope / (1 - mdp.gamma) == pytest.approx(0.15882, abs=5e-6)
+    assert slope[:21].mean() == pytest.approx(-0.5 / 21, abs=1e-14)
+    np.testing.assert_allclose(found.d[:21], 0.1 * 0.9 ** np.arange(21), rtol=1e-12)
+
+
 # --- the CPI and TRPO bounds: (58)-(61) -------------------------------------------------------------
 
 
@@ -301,6 +342,24 @@ def test_erratum_the_mixture_bound_is_false_for_other_policy_changes():
     assert (g, eps) == (pytest.approx(-0.05, abs=1e-15), pytest.approx(0.2, abs=1e-15))
     assert false_bound == pytest.approx(-0.058, abs=1e-15) and false_bound > J
     assert trpo_lower_bound(mdp, uniform, new) == pytest.approx(-0.13, abs=1e-15)
+
+
+def test_erratum_the_mean_distance_bounds_any_policy_change():
+    """In the place of (59): J' >= L - 2 gamma eps E_d TV / (1 - gamma)^2, from (53) and the occupancy gap.
+
+    On the example above eps = .2, E_d TV = (.5 + .125) / 10: -.05 - .05 = -.1, below J' = -.06.
+    """
+
+    def bound(mdp, pi, new):
+        distance = mdp.evaluate(pi).d @ total_variation(pi, new)
+        penalty = 2 * mdp.gamma * cpi_epsilon(mdp, pi, new) * distance / (1 - mdp.gamma) ** 2
+        return surrogate(mdp, pi, new) - penalty
+
+    new = [[0.4, 0.6], [0.4, 0.6], [0.5, 0.5]]
+    small = surrogate_cliff(gamma=0.5, M=1.0)
+    assert bound(small, np.full((3, 2), 0.5), new) == pytest.approx(-0.1, abs=1e-15)
+    for mdp, pi, pi_new in random_pairs(100, seed=4):
+        assert mdp.evaluate(pi_new).J >= bound(mdp, pi, pi_new) - 1e-10
 
 
 def test_the_trpo_bound_by_hand():

@@ -94,7 +94,7 @@ def test_a_full_greedy_step_never_lowers_performance():
 
 
 def test_exact_cpi_on_the_two_state_world():
-    """Box 4.5: known first step; J = 4.547626, 15.379 after 200, 15.8213 after 400; optimum 15.824176."""
+    """(64), Box 4.5: known first step; J = 4.547626, 15.379 after 200, 15.8213 after 400 of 15.824176."""
     run = cpi.exact(M2, PI, 400)
     first = (run.alpha[0], run.g[0], run.eps[0])
     np.testing.assert_allclose(first, [0.0186980, 10.196613, 1.514807], rtol=0, atol=5e-7)

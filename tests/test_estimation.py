@@ -149,6 +149,15 @@ def test_a_point_that_q_never_draws_is_fatal_only_where_p_f_is_not_zero():
     assert importance_sampling_variance([0.8, 0.2], [1.0, 0.0], [1.0, 0.0]) == pytest.approx(0.0, abs=1e-15)
 
 
+def test_erratum_support_everywhere_is_not_enough_for_a_finite_variance():
+    """Remark 1.2: p_k ~ 2^-k, q_k ~ 4^-k, k = 1..n, f = 1: E_q[w^2 f^2] grows like n / 3."""
+    for n in (10, 20, 40):
+        k = np.arange(1, n + 1)
+        p, q = 2.0**-k, 4.0**-k
+        variance = importance_sampling_variance(p / p.sum(), q / q.sum(), np.ones(n))
+        assert variance == pytest.approx(n / 3 * (1 - 4.0**-n) / (1 - 2.0**-n) ** 2 - 1, rel=1e-9)
+
+
 def test_a_context_bandit_is_valued_from_another_policys_data():
     """Ex. 1.6: both printed expectations by enumeration, then the estimator over all samples of two."""
     d, r = np.array([0.3, 0.7]), np.array([[1.0, 2.0], [-3.0, 4.0]])

@@ -39,7 +39,7 @@ def loop(rewards, group, advantage):
 
 
 def test_z_score_of_one_success_in_four():
-    """Mean 1/4, population variance 3/16: sqrt 3 and -1/sqrt 3. Sample variance 1/4: 1.5 and -0.5."""
+    """(91): mean 1/4, population variance 3/16: sqrt 3 and -1/sqrt 3. Sample variance 1/4: 1.5 and -0.5."""
     R = double([0.0, 1.0, 0.0, 0.0])
     low = -1 / math.sqrt(3)
     np.testing.assert_allclose(z_score(R, one_group(4)), [low, math.sqrt(3), low, low], rtol=1e-7)
@@ -48,7 +48,7 @@ def test_z_score_of_one_success_in_four():
 
 @pytest.mark.parametrize("G", [2, 4, 8, 64])
 def test_z_score_of_one_success_in_G(G):
-    """sqrt(G - 1) with the population variance, (G - 1) / sqrt G with the sample variance."""
+    """(108): sqrt(G - 1) with the population variance, (G - 1) / sqrt G with the sample variance."""
     R = double([1.0] + [0.0] * (G - 1))
     assert z_score(R, one_group(G), eps=0.0)[0].item() == pytest.approx(math.sqrt(G - 1), rel=1e-12)
     found = z_score(R, one_group(G), ddof=1, eps=0.0)[0].item()
@@ -83,6 +83,7 @@ def test_a_dead_group_leaves_its_neighbours_alone():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_z_score_group_by_group(seed):
+    """(90), (91), (114) with the statistics module of Python, and the sample variance."""
     rewards, group = draw(seed)
 
     def population(R, i):

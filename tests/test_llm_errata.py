@@ -1,14 +1,15 @@
 """Errata of chapter 5 that no other test holds; notebook B_errata lists them all with their tests."""
 
 from itertools import product
-from math import comb, erf, log, sqrt
+from math import asin, comb, erf, log, sqrt
 
 import numpy as np
 import pytest
 import torch
 
-from rlbook.llm import gates, methods, ratios
+from rlbook.llm import advantages, gates, methods, ratios
 from rlbook.llm.worlds import TokenWorld, fifteen
+from rlbook.td import returns_to_go
 
 PAIR = TokenWorld.one_choice([1, 1])  # a right and a wrong answer of one token
 THREE = TokenWorld.one_choice([10, 100, 10])  # short and wrong, long and wrong, short and right
@@ -182,3 +183,62 @@ def test_erratum_120_the_printed_gate_is_zero_where_the_gate_is_one():
     np.testing.assert_allclose(gate, 1 / np.cosh(printed / 2) ** 2, rtol=0, atol=1e-15)
     assert gate[-1].item() == 1.0 and printed[-1].item() == 0.0 and (printed[:-1] < 0).all()
     assert gate.min().item() == pytest.approx(0.7864, abs=5e-5)
+
+
+def test_erratum_108_eps_outside_the_root_leaves_half_of_a_tiny_gap():
+    """Rewards (.5, .5001), eps = 1e-4: outside the root .00005 / .00015 = .333; inside, as printed, .0050."""
+    half = 0.00005
+    assert half / (half + 1e-4) == pytest.approx(0.333, abs=5e-4)
+    inside = advantages.z_score(torch.tensor([0.5, 0.5001], dtype=torch.float64), torch.zeros(2), eps=1e-4)
+    assert inside[1].item() == pytest.approx(0.0050, abs=5e-5)
+
+
+def test_erratum_91_the_limit_weight_is_the_slope_of_two_arcsin_root_p():
+    """Large groups climb 2 arcsin sqrt(p) in the place of p: slope 1 / sqrt(p (1 - p)), here for G = 256."""
+    for p in (0.5, 0.3, 0.1):
+        slope = (2 * asin(sqrt(p + 1e-6)) - 2 * asin(sqrt(p - 1e-6))) / 2e-6
+        assert slope == pytest.approx(1 / sqrt(p * (1 - p)), abs=1e-6)
+        logits = PAIR.logits_of([p, 1 - p])
+        found = PAIR.expected_group_gradient(methods.get("grpo"), logits, logits, [1.0, 0.0], 256)
+        assert (found / PAIR.gradient(logits, [1.0, 0.0]))[0, 0].item() == pytest.approx(slope, rel=0.02)
+
+
+def test_erratum_86_the_reward_of_a_response_is_that_of_its_last_token():
+    """R at the end, 0 before, gamma = 1: every token has the return R, and (34) is the gradient of J."""
+    world, old, _, _, rewards = fifteen()
+    T = world.length.tolist()
+    returns = torch.zeros(len(T), world.mask.shape[1], dtype=torch.float64)
+    for row, reward in enumerate(rewards.tolist()):
+        returns[row, : T[row]] = torch.from_numpy(returns_to_go([0.0] * (T[row] - 1) + [reward], 1.0))
+        assert (returns[row, : T[row]] == reward).all()
+    table = old.clone().requires_grad_()
+    value = (world.probs(old)[:, None] * returns * world.log_probs(table)).sum()
+    (found,) = torch.autograd.grad(value, table)
+    np.testing.assert_allclose(found, world.gradient(old, rewards), rtol=0, atol=1e-14)
+
+
+def test_erratum_107_the_mean_ratio_may_exceed_one_for_a_longer_policy():
+    """Lengths 1, 2, 3 from (.3, .4, .3) to (.33, .31, .36): mean length 2 to 2.03, E[1/T] .6 to .605,
+    E s = .33 + sqrt(.4 * .31) + (.3^2 * .36)^(1/3) = 1.0009.
+    """
+    world = TokenWorld.one_choice([1, 2, 3])
+    old, new = (world.logits_of(p) for p in ([0.3, 0.4, 0.3], [0.33, 0.31, 0.36]))
+    s = ratios.sequence_ratio(world.log_probs(new), world.log_probs(old), world.mask)[:, 0]
+    by_hand = 0.33 + sqrt(0.4 * 0.31) + (0.3**2 * 0.36) ** (1 / 3)
+    assert (world.probs(old) @ s).item() == pytest.approx(by_hand, abs=1e-12)
+    T = world.length.double()
+    (length, inverse), (longer, more) = [
+        [(world.probs(x) @ f).item() for f in (T, 1 / T)] for x in (old, new)
+    ]
+    assert (length, longer) == pytest.approx((2.0, 2.03)) and (inverse, more) == pytest.approx((0.6, 0.605))
+    assert 1.0009 < by_hand <= 1 + more - inverse
+
+
+def test_erratum_118_the_temperature_at_zero_advantage_does_not_matter():
+    ratio, zero = torch.tensor([0.5, 1.0, 2.0]), torch.zeros(3)
+    assert gates.soft_gate(ratio, zero, 1.0, 2.0).tolist() == [0.0] * 3
+
+
+def test_erratum_102_dapo_as_published_has_no_kl():
+    """(102) subtracts beta KL; the default here is 0, as for every method."""
+    assert {name: methods.get(name).kl_coef for name in methods.TABLE} == dict.fromkeys(methods.TABLE, 0.0)

@@ -160,6 +160,7 @@ def pairs(method, table):
 
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo", "sapo"])
 def test_methods_off_policy_against_all_ordered_pairs(name):
+    """(97), (99)-(102), (109)-(112), (119), (122) as the mean over all pairs of responses, by autograd."""
     options = {"clip": (0.1, 0.15)} if name == "gspo" else {}
     want = slope(lambda table: pairs(name, table), NEW)
     assert close(expected(name, NEW, **options), want)
@@ -212,7 +213,7 @@ def test_sapo_equals_grpo_on_policy():
 
 
 def test_the_geometric_mean_ratio_is_no_importance_weight():
-    """(93), (107) E_old[s] = .945, not 1; E_old[w R] = J(new) = -.1574 but E_old[s R] = -.1986 (recorded)."""
+    """(93), (106), (107) recorded: E_old[s] = .945, E_old[w R] = J(new) = -.1574, E_old[s R] = -.1986."""
     p = W.probs(OLD)
     logs = W.log_probs(NEW), W.log_probs(OLD), W.mask
     s, w = ratios.sequence_ratio(*logs)[:, 0], ratios.product_ratio(*logs)[:, 0]
@@ -227,7 +228,7 @@ def test_the_geometric_mean_ratio_is_no_importance_weight():
 
 @pytest.mark.parametrize("end, recorded, bound", [(1.5, 1.159, 1.234), (-1.5, 0.756, None)])
 def test_the_mean_of_the_sequence_ratio_follows_the_change_in_length(end, recorded, bound):
-    """E_old[s] <= 1 + E_new[1/T] - E_old[1/T] (AM-GM): above 1 only if the new policy is shorter."""
+    """E_old[s] <= 1 + E_new[1/T] - E_old[1/T] (AM-GM): above 1 only if E[1/T] grows."""
     new = OLD + torch.tensor([0.0, 0.0, end])
     s = ratios.sequence_ratio(W.log_probs(new), W.log_probs(OLD), W.mask)[:, 0]
     mean = (W.probs(OLD) @ s).item()

@@ -37,6 +37,7 @@ def guide(tmp_path_factory):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_reward_rises(guide, monkeypatch, method):
+    """Box 5.3.2, Box 5.4.1, Box 5.4.2, Box 5.5.4, Box 5.6.5, and the mixtures."""
     llm_tiny.rig(monkeypatch, lambda text, ended: "7" in text)
     mixed = {"guide": str(guide / "guide"), "guide_per_prompt": 1} if method.startswith("mix") else {}
     c = llm_tiny.config(guide, method=method, options=METHODS[method], **ANY_SEVEN, **mixed)

@@ -102,6 +102,7 @@ CASES = [(name, {}) for name in OWN] + [
 @pytest.mark.parametrize("sizes", [(4, 4, 4), (6, 2, 3)])
 @pytest.mark.parametrize("name, options", CASES)
 def test_methods_are_their_equations(name, options, sizes):
+    """(97), (100), (102), (109), (119) and the others, written out with loops: value and gradient."""
     for seed in range(4):
         logp, R = ragged(seed, sizes)
         found = methods.get(name, **options).objective(logp, R).value

@@ -79,6 +79,7 @@ def written_out(name, variant, logp, R, clip=(0.2, 0.28), gamma=0.1):
 @pytest.mark.parametrize("name", ["mix_1", "mix_2"])
 @pytest.mark.parametrize("options", [{}, {"clip": (0.1, 0.5), "shape_gamma": 0.7}])
 def test_the_mixed_objectives_are_their_equations(name, variant, sizes, options):
+    """P1-P5 and P6-P9 (version 001), written out with loops: value and gradient."""
     gamma = options.get("shape_gamma", 0.1)
     for seed in range(3):
         logp, R = ragged(seed, sizes, guides=3, values=VALUES)
@@ -132,7 +133,7 @@ def test_a_perfect_guide_beside_zero_rewards(n_off, n_zero, B, C, variant):
 
 
 def test_the_shares_of_p10_are_shares_of_tokens():
-    """120 guide tokens and 40 of zero reward: grad J_mix = .75 grad J_1 + .25 grad J_2, each a token mean."""
+    """P10: 120 guide tokens, 40 of no reward: grad J_mix = .75 grad J_1 + .25 grad J_2, token means."""
     R = batch([1.0] * 6 + [0.0] * 2, [1] * 6 + [0] * 2, [0.5] * 8, [0.5] * 8, width=20)
     _, slope, metrics = gradient(R, "mix_2")
     B, C, weight = 1 / math.sqrt(3), -math.sqrt(3), 0.1 / 1.1**2

@@ -94,6 +94,10 @@ def test_erratum_p3_climbing_the_guides_half_lowers_the_return():
     slopes = {t: mix_1_slopes(t, 20_000) for t in (0.0, -2.4259, -0.05248)}
     zeros = [[abs(x) < 1e-4 for x in (*pair, sum(pair))] for pair in slopes.values()]
     assert zeros == [[True, False, False], [False, True, False], [False, False, True]]
+    phi, R = np.array([0.1, 0.6, 0.3]), np.array([0.0, 1.0, 0.0])
+    B = (R - phi @ R) / np.sqrt(phi @ (R - phi @ R) ** 2)
+    J_off = [phi @ (r / (r + 0.1) * B) for r in (bandit(t)[0] / phi for t in (-2.4259, 0.0, -12.0, 12.0))]
+    assert J_off[:2] == pytest.approx([0.0892, -0.0408], abs=5e-5) and max(J_off) == J_off[0]
 
 
 @pytest.mark.parametrize("theta", [-2.0, 0.5, 3.0])
@@ -110,6 +114,17 @@ def half_slopes(pi, R, phi, gamma):
     A, B = ((R - law @ R) / np.sqrt(law @ (R - law @ R) ** 2) for law in (pi, phi))
     on, off = pi * A, phi * f_weight(pi / phi, gamma) * B
     return on - pi * on.sum(), off - pi * off.sum()
+
+
+def test_erratum_p3_inside_the_simplex_the_guides_half_has_no_zero():
+    """Tabular: a zero needs f'(r) B alike for all arms; f' > 0 and sum phi B = 0 forbid it unless B = 0."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        pi, phi, R = rng.dirichlet(np.ones(4)), rng.dirichlet(np.ones(4)), rng.random(4)
+        B = (R - phi @ R) / np.sqrt(phi @ (R - phi @ R) ** 2)
+        pull = f_weight(pi / phi, 0.1) * phi / pi * B  # f'(r) B
+        assert pull.min() < 0 < pull.max()
+        assert np.abs(half_slopes(pi, R, phi, 0.1)[1]).max() > 1e-6
 
 
 def test_erratum_p3_the_mixture_rests_on_a_face_of_the_simplex():
@@ -149,6 +164,20 @@ def test_erratum_p4_no_failures_beside_a_perfect_guide_is_dead_too():
     np.testing.assert_allclose(found, [3**-0.5] * 3 + [-(3**0.5)], rtol=1e-6)
 
 
+def test_erratum_p4_an_answer_better_than_most_is_pushed_down():
+    """pi (.05, .05, .9), R (1, .5, 0): J = .075, yet U compares 1 with .5 and gives the .5-arm A = -1."""
+    pi, R = np.array([0.05, 0.05, 0.9]), np.array([1.0, 0.5, 0.0])
+    assert pi @ R == pytest.approx(0.075)
+    rows = batch(
+        [1.0, 0.5] + [0.0] * 18 + [1.0], [0] * 20 + [1], [0.05] * 2 + [0.9] * 18 + [0.05], [0.5] * 21
+    )
+    printed, pooled = (
+        methods.get("mix_2", pool_on=pool).advantages(rows)[0][:2] for pool in ("rewarded", "policy")
+    )
+    np.testing.assert_allclose(printed, [1, -1], rtol=1e-6)
+    assert (pooled > 0).all()
+
+
 @pytest.mark.parametrize("phi, norm, cosine", [((0.9, 0.05, 0.04, 0.01), 56.8, 0.255),
                                                ((0.4, 0.5, 0.06, 0.04), 16.1, 0.258)])  # fmt: skip
 def test_erratum_p5_the_unrewarded_part_is_inflated_and_turned(phi, norm, cosine):
@@ -163,6 +192,42 @@ def test_erratum_p5_the_unrewarded_part_is_inflated_and_turned(phi, norm, cosine
     lengths = [np.linalg.norm(x) for x in parts]
     assert lengths[0] / lengths[1] == pytest.approx(norm, abs=0.05)
     assert printed @ corrected / np.prod(lengths) == pytest.approx(cosine, abs=1e-3)
+
+
+def test_erratum_p5_the_printed_ratio_learns_all_the_same():
+    """Fair: four arms, the first right, P4's part with B = +-1 and P8's with C = -1, steps of .5.
+
+    Guide (.9, .05, .04, .01). After 10 steps .899, with the ratio to pi_old .472; after 100 .972 and .991;
+    after 1,000 above .999. The longest step is sixteen times the other. P8's part alone stops at .925.
+    """
+    phi, right = np.array([0.9, 0.05, 0.04, 0.01]), np.array([1.0, 0, 0, 0])
+
+    def climb(printed, guide=1.0, steps=1000):
+        logits, J, longest = np.log([0.1, 0.3, 0.3, 0.3]), [], 0.0
+        for _ in range(steps):
+            pi = np.exp(logits) / np.exp(logits).sum()
+            r = pi / phi
+            zero = np.where(r < 0.8, 0, r) if printed else 1.0
+            pull = guide * phi * 0.1 * r / (r + 0.1) ** 2 * (2 * right - 1) - pi * zero * (1 - right)
+            slope = pull - pi * pull.sum()
+            logits, longest = logits + 0.5 * slope, max(longest, np.linalg.norm(slope))
+            J.append(pi[0])
+        return np.array(J)[[10, 100, -1]], longest
+
+    (printed, long), (corrected, short) = climb(True), climb(False)
+    np.testing.assert_allclose(printed[:2], [0.899, 0.972], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(corrected[:2], [0.472, 0.991], rtol=0, atol=1e-3)
+    assert min(printed[2], corrected[2]) > 0.999 and long / short == pytest.approx(16, abs=0.2)
+    assert climb(True, guide=0.0)[0][2] == pytest.approx(0.925, abs=1e-3)
+    assert climb(False, guide=0.0)[0][2] > 0.99
+
+
+def test_erratum_p5_with_plain_clip_both_tails_are_dead():
+    """clip(r) C without the min: of the weights (0, 6, 7.5, 30) on wrong arms none is left."""
+    pi, phi = [0.1, 0.3, 0.3, 0.3], [0.9, 0.05, 0.04, 0.01]
+    R = batch([0.0] * 4 + [1.0] * 4, [0] * 4 + [1] * 4, pi + pi, phi + phi)
+    assert (gradient(R, "mix_2")[1][1:4] < 0).all()
+    assert (gradient(R, "mix_2", clip_form="plain")[1][:4] == 0).all()
 
 
 # --- normalisation ----------------------------------------------------------------------------------
@@ -198,7 +263,7 @@ def test_erratum_p6_the_number_of_guide_samples_does_not_matter_to_p5():
 
 
 def test_theorem_1_bounds_by_hand():
-    """gain 10, L 2, S 3, m .5, step .1, K 50: (2 + .3) / .5; printed, K = 2800: sqrt(20 / 112)."""
+    """Theorem 1: gain 10, L 2, S 3, m .5, step .1, K 50: (2 + .3) / .5; printed, K = 2800: sqrt(20 / 112)."""
     assert theorem.general_bound(10, 2, 3, 0.5, 0.1, 50) == pytest.approx(4.6, abs=1e-14)
     assert theorem.best_step(10, 2, 1.5, 2, 50) == pytest.approx(math.sqrt(20 / 9) / math.sqrt(50))
     assert theorem.printed_bound(10, 1, 1, 0.04, 1, 2800) == pytest.approx(math.sqrt(20 / 112), abs=1e-14)
@@ -259,7 +324,11 @@ def test_erratum_p7_the_printed_bound_holds_for_unclipped_weights():
         least = min(least, (((slope * p) @ a) ** 2).sum(1).mean())
         theta = theta + step * (w[i] * slope[np.arange(50), i])[:, None] * a[i]
     unbiased = theorem.general_bound(gain, 1, w.max() / 4, 1, step, K)
-    assert least < unbiased < theorem.printed_bound(gain, 1, 0.5, w.min(), w.max(), K)
+    printed = theorem.printed_bound(gain, 1, 0.5, w.min(), w.max(), K)
+    assert least < 0.0015 < unbiased < printed
+    assert (w.min(), w.max()) == pytest.approx((0.1167, 3.4804), abs=5e-5)
+    assert (unbiased, printed) == pytest.approx((0.02575, 0.07539), abs=5e-6)
+    assert printed / unbiased == pytest.approx(w.min() ** -0.5)
 
 
 @pytest.mark.parametrize("K, violated", [(350, False), (1000, True), (2800, True), (3200, False)])
@@ -316,6 +385,20 @@ def test_erratum_p7_a_lower_clip_lifts_the_mean_weight():
     assert mean == pytest.approx(1.449, abs=1e-12) and 1 < mean <= 1.5
     assert phi @ (pi / phi) == pytest.approx(1.0)
     assert f_weight(np.array([1e-6, 1e6]), 0.1).max() < 2e-5  # P4's weight has no lower bound > 0
+
+
+def test_erratum_p7_clipped_weights_have_a_larger_second_moment():
+    """E_phi[w^2] <= w_up (1 + w_low), so the factor is (1 + w_low / 2) / w_low: a little above 1 / w_low."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        pi, phi = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(6))
+        assert phi @ np.clip(pi / phi, 0.5, 5.0) ** 2 <= 5.0 * (1 + 0.5) + 1e-12
+    gain, L, sigma, low, high, K = 10, 1, 1, 0.04, 1, 2800
+    found = theorem.general_bound(
+        gain, L, high * (1 + low) * sigma**2, low, theorem.best_step(gain, L, sigma, high, K), K
+    )
+    unbiased = math.sqrt(2 * gain * L * high / K) * sigma
+    assert found == pytest.approx((1 + low / 2) / low * unbiased, rel=1e-12)
 
 
 # --- sequence-level displays, sets ------------------------------------------------------------------

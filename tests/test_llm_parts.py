@@ -31,7 +31,10 @@ NEW = double([[0.25, 0.5, 0.9], [0.75, 0.3, 0.3]]).log()
 
 
 def test_the_three_ratios_by_hand():
-    """Row 1: 1/2, 2. Row 2: 1.5, 1.5, 3. Geometric means 1 and 6.75^(1/3), products 1 and 6.75."""
+    """(92), (95), (104), (115): row 1: 1/2, 2; row 2: 1.5, 1.5, 3.
+
+    Geometric means (93), (107): 1 and 6.75^(1/3). Products (105): 1 and 6.75.
+    """
     token = [[0.5, 2, 1], [1.5, 1.5, 3]]
     np.testing.assert_allclose(ratios.token_ratio(NEW, OLD, MASK), token, rtol=1e-14)
     np.testing.assert_allclose(ratios.sequence_ratio(NEW, OLD, MASK), [[1], [6.75 ** (1 / 3)]], rtol=1e-14)
@@ -84,7 +87,7 @@ RATIOS = (0.5, 0.8, 0.9, 1.0, 1.2, 1.28, 1.5)  # the band (.8, 1.28) with both e
     ],
 )
 def test_min_clip_by_hand(advantage, values, slopes):
-    """(101) with low .2, high .28; the slope is A times (116), and the ends of the band are inside."""
+    """(96), (99), (101) with low .2, high .28; the slope is A times (116), the ends of the band inside."""
     A = torch.full((7,), advantage, dtype=torch.float64)
     np.testing.assert_allclose(gates.min_clip(double(RATIOS), A, 0.2, 0.28), values, rtol=0, atol=1e-15)
     found = slope(lambda r: gates.min_clip(r, A, 0.2, 0.28), RATIOS)
@@ -98,7 +101,7 @@ def test_no_gate_is_ratio_times_advantage():
 
 
 def test_soft_gate_by_hand():
-    """4/tau sigmoid(tau (r - 1)) A, tau 2 for A > 0 and 4 for A < 0: sigmoid(0), (ln 3), (0), (-ln 9)."""
+    """(117), (118): 4/tau sigmoid(tau (r - 1)) A, tau 2 or 4: sigmoid(0), (ln 3), (0), (-ln 9)."""
     r = double([1.0, 1 + math.log(3) / 2, 1.0, 1 - math.log(9) / 4])
     found = gates.soft_gate(r, double([3.0, 3.0, -3.0, -3.0]), 2.0, 4.0)
     np.testing.assert_allclose(found, [3.0, 4.5, -1.5, -0.3], rtol=1e-14)
@@ -149,7 +152,7 @@ RAGGED = torch.arange(4) < LENGTHS[:, None]
 
 
 def test_the_three_aggregations_by_hand():
-    """Row sums 10, 10, -3 of 4, 1, 3 tokens."""
+    """(97), (102), (100): row sums 10, 10, -3 of 4, 1, 3 tokens."""
     assert aggregate.sequence_mean(X, RAGGED).item() == pytest.approx((10 / 4 + 10 - 3 / 3) / 3)
     assert aggregate.token_mean(X, RAGGED).item() == pytest.approx(17 / 8)
     assert aggregate.constant(X, RAGGED).item() == pytest.approx(17 / 4 / 3)

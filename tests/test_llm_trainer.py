@@ -71,6 +71,7 @@ def test_the_held_out_problems_are_the_same_for_every_seed(tmp_path):
 
 @pytest.mark.parametrize("method", ["grpo", "gspo"])
 def test_an_update_is_autograd_clipping_and_adamw_by_hand(tmp_path, monkeypatch, method):
+    """Box 5.3.2, Box 5.5.4: two epochs on one batch, one optimiser step each."""
     llm_tiny.rig(monkeypatch, lambda text, ended: len(set(text)))
     settings = {
         "epochs": 2,
@@ -177,6 +178,7 @@ def test_the_punishment_is_in_the_rewards_that_are_compared_not_in_those_reporte
 
 @pytest.mark.parametrize("max_redraws", [2, 50])
 def test_dynamic_sampling_keeps_mixed_groups_and_counts_the_others(tmp_path, monkeypatch, max_redraws):
+    """Box 5.4.2: only what is missing is drawn again."""
     llm_tiny.rig(monkeypatch, SEVEN)
     c = {"dynamic_sampling": True, "max_redraws": max_redraws, "prompts_per_step": 12, "group_size": 2}
     trainer = Trainer(llm_tiny.config(tmp_path, **c))

@@ -83,6 +83,7 @@ def test_log_probs_are_those_of_a_walk_down_the_tree():
 
 @pytest.mark.parametrize("vocab, length", [(1, 3), (2, 3), (3, 4)])
 def test_probabilities_sum_to_one(vocab, length):
+    """(86), (103): over all responses, the end token a factor."""
     world = TokenWorld(vocab, length)
     for logits in tables(world, 5):
         assert world.probs(logits).sum().item() == pytest.approx(1, abs=1e-13)
@@ -206,6 +207,7 @@ def test_the_regularised_optimum_survives_a_small_beta():
 
 
 def test_samples_have_the_right_frequencies_and_repeat_with_the_seed():
+    """(88), (113): 20,000 responses, each frequency within 4 standard errors."""
     n = 20_000
     index = W.sample(EXAMPLE.old, n, torch.Generator().manual_seed(3))
     again = W.sample(EXAMPLE.old, n, torch.Generator().manual_seed(3))
@@ -242,7 +244,7 @@ def test_rollouts_of_a_guide():
 
 @pytest.mark.parametrize("G", [1, 2, 3])
 def test_groups_weigh_as_all_ordered_draws_do(G):
-    """Against the N^G ordered tuples, collected by their sorted content."""
+    """(94): against the N^G ordered tuples, collected by their sorted content."""
     p, want = W.probs(EXAMPLE.old), {}
     for draw in product(range(15), repeat=G):
         key = tuple(sorted(draw))

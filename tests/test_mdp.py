@@ -177,7 +177,7 @@ def test_only_silent_states_that_nothing_leaves_are_terminal():
 
 @pytest.mark.parametrize("t", [0, 1, 2, 3])
 def test_the_law_of_the_state_at_step_t_is_the_sum_over_paths(t):
-    """(8): all paths s_0 a_0 ... s_t of a three-state MDP, each with the product of its probabilities."""
+    """(8), (43): all paths s_0 a_0 ... s_t of a three-state MDP, each with its probability."""
     mdp = random_mdp(3, 3, 2)
     pi = softmax(np.random.default_rng(0).standard_normal((3, 2)))
     want = np.zeros(3)

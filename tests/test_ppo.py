@@ -72,6 +72,18 @@ def test_the_clipped_surrogate_is_a_lower_bound(ratio, advantage, low, high):
     assert got == min(ratio * advantage, min(1 + high, max(ratio, 1 - low)) * advantage)
 
 
+@pytest.mark.parametrize("high, cap", [(0.2, 0.012), (0.28, 0.0128)])
+def test_the_upper_band_caps_how_far_a_good_action_grows(high, cap):
+    """(101), as printed: from .01 to (1 + eps) .01; never binding where pi_old > 1 / (1 + eps)."""
+    pi = torch.tensor([cap - 1e-6, cap + 1e-6], dtype=torch.float64).requires_grad_()
+    (slope,) = torch.autograd.grad(clipped_surrogate(pi / 0.01, torch.ones_like(pi), 0.2, high).sum(), pi)
+    np.testing.assert_allclose(slope, [100, 0], rtol=1e-12)
+    likely = torch.ones(1, dtype=torch.float64).requires_grad_()  # from 1.001 / (1 + eps) all the way to 1
+    old = 1.001 / (1 + high)
+    (slope,) = torch.autograd.grad(clipped_surrogate(likely / old, likely.detach(), 0.2, high).sum(), likely)
+    assert slope.item() == pytest.approx(1 / old)
+
+
 def test_other_shapes_and_bands_are_refused():
     with pytest.raises(ValueError, match=r"advantage: expected shape \(3,\) as ratio, got \(3, 1\)"):
         clipped_surrogate(torch.ones(3), torch.ones(3, 1), EPS, EPS)
@@ -142,7 +154,7 @@ def literal_loss(
 @both_objectives
 @pytest.mark.parametrize("shrink", [1.0, 0.3])
 def test_the_loss_is_minus_the_printed_objective(kind, objective, shrink):
-    """(85) as a loop over rows, with both coefficients, an uneven band and its annealing."""
+    """(76), (82)-(85) as a loop over rows, with both coefficients, an uneven band and its annealing."""
     batch, config = minibatch(kind), Config(objective=objective, **WEIGHTS)
     want, kl, v, H = literal_loss(kind, *batch, config, shrink, 0.4)
     total, parts = ppo.loss(*batch, config, shrink, 0.4)
@@ -157,7 +169,7 @@ def test_the_loss_is_minus_the_printed_objective(kind, objective, shrink):
 @both_policies
 @both_objectives
 def test_the_gradient_of_the_loss_is_its_derivative(kind, objective):
-    """Central differences in every weight of both networks, float64."""
+    """(84), (85): central differences in every weight of both networks, float64."""
     policy, value, *data = minibatch(kind)
     config = Config(objective=objective, **WEIGHTS)
     ppo.loss(policy, value, *data, config, 1.0, 0.4)[0].backward()

@@ -253,7 +253,7 @@ def test_a_seeded_run_repeats_bit_for_bit():
 @pytest.mark.parametrize("options", [{}, {"objective": "kl", "kl_target": 0.01}], ids=["clip", "kl"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_it_solves_a_world_with_a_known_optimum(options, seed):
-    """The two-state world, 8,192 steps: J of the learned policy, exact, is above 95 % of J* = 15.824."""
+    """(84) Two-state world, 8,192 steps: J of the learned policy, exact, is above 95 % of J* = 15.824."""
     config = Config(
         total_steps=8192, n_envs=8, n_steps=64, epochs=4, minibatch=128, lr=0.01, discount=0.9, lam=0.95,
         hidden=(16,), **options,

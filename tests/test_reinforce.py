@@ -184,7 +184,7 @@ def test_erratum_35_needs_the_discount_to_be_the_gradient(gamma):
 
 
 def test_a_baseline_changes_the_spread_and_not_the_mean():
-    """(41) by enumeration on M2, 4 steps: b(s) = 3 + s in every step; V(s) cuts the variance."""
+    """(41), (42) by enumeration on M2, 4 steps: b(s) = 3 + s in every step; V(s) cuts the variance."""
     pi = softmax(LOGITS)
     states, actions, rewards, p = every_trajectory(M2, pi, 4)
     weight = reinforce.weights(rewards, np.ones_like(rewards), 0.9, discount_correction=False)

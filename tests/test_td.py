@@ -160,6 +160,17 @@ def test_more_steps_trade_bias_for_variance():
 # --- GAE: (80), (81) --------------------------------------------------------------------------------
 
 
+def test_erratum_38_loses_what_lies_beyond_a_time_limit():
+    """r = 1 for ever, cut after 20 steps: (38) gives 8.784 of 10, short by 1.216 = .9^20 * 10; V at the cut
+    gives it back.
+    """
+    assert 10 - returns_to_go(np.ones(20), 0.9)[0] == pytest.approx(1.216, abs=5e-4)
+    cut = np.arange(20) == 19
+    value = np.full(20, 10.0)
+    _, target = gae(np.ones(20), value, value, ~cut & cut, cut, 0.9, 1.0)
+    assert target[0] == pytest.approx(10, abs=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(T,), (T, 3)])
 def test_gae_is_the_double_sum_of_the_book(shape):
     """(80) written out, O(T^2): the sum over l of (gamma lambda)^l delta_{t+l} up to the next end or cut."""

@@ -215,7 +215,7 @@ def test_damping_is_added_to_the_diagonal():
 
 @kinds
 def test_the_surrogate_starts_at_the_mean_advantage(kind):
-    """(69) at the old policy, where every ratio is 1; elsewhere, the ratios by torch.distributions."""
+    """(69), (77) at the old policy, where every ratio is 1; elsewhere, the ratios by torch.distributions."""
     policy, obs, action = batch(kind)
     advantage = normal(40, seed=6) + 1
     logp = policy.log_prob(policy(obs), action).detach()
@@ -318,7 +318,7 @@ def test_a_full_step_that_leaves_the_region_is_shortened():
 
 @kinds
 def test_200_steps_keep_their_promise(kind):
-    """Box 4.6.4 in float32: KL <= delta and no loss in the surrogate, or not a bit has moved."""
+    """(68), (70), Box 4.6.4 in float32: KL <= delta and no loss in the surrogate, or not a bit has moved."""
     accepted = shortened = 0
     for seed in range(100):
         policy, obs, action = batch(kind, seed, dtype=torch.float32)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from itertools import product
+from math import comb
 
 import gymnasium
 import numpy as np
@@ -11,6 +12,7 @@ from gymnasium.utils.env_checker import check_env
 
 from rlbook import worlds
 from rlbook.estimation import importance_sampling_variance, importance_weights, self_normalised, softmax
+from rlbook.mdp import TabularMDP
 from rlbook.td import returns_to_go
 from rlbook.worlds import (
     delayed_penalty,
@@ -115,6 +117,41 @@ def test_erratum_the_sample_variance_of_the_weights_hides_their_variance():
         assert self_normalised(G, w) == pytest.approx(0.9**50, rel=1e-12)
     variance, mean = np.median(found, axis=0)
     assert variance < 10 and mean < 0.1
+
+
+def test_erratum_the_sample_variance_follows_for_ten_steps_only():
+    """Ex. 4.1.2: 1,000 times 10,000 weights 1.8^k .2^(H-k). The medians are near the true variance 139.7 at
+    H = 10, near 540 for 19,809 at H = 20, below .1 for 5.5e10 at H = 50; there the mean is .005, not 1.
+    ESS / N is 1.64^-H while that is far above 1 / N.
+    """
+    rng, found = np.random.default_rng(0), {}
+    for H in (5, 10, 20, 50):
+        k = np.arange(H + 1)
+        w, law = 1.8**k * 0.2 ** (H - k.astype(float)), np.array([comb(H, j) for j in k]) / 2.0**H
+        share = rng.multinomial(10_000, law, size=1000) / 10_000  # of each k in a sample
+        mean, square = share @ w, share @ w**2
+        found[H] = np.median([square - mean**2, mean, mean**2 / square], axis=1)
+    assert found[10][0] == pytest.approx(139.7, rel=0.1) and found[20][0] == pytest.approx(538, rel=0.1)
+    assert found[50][0] < 0.1 and found[50][1] == pytest.approx(0.005, abs=5e-4)
+    for H in (5, 10):
+        assert found[H][2] == pytest.approx(1.64**-H, rel=0.05)
+
+
+@pytest.mark.parametrize("one_shot, c", [(True, 0.9**5), (False, 0.9**5 / 0.1)])
+def test_erratum_the_variance_of_the_estimate_carries_the_return(one_shot, c):
+    """Ex. 4.1.2: all 2^5 action sequences, c^2 (1.64^5 - 1), c the return of this world.
+
+    A reward on the last of the H actions comes one step earlier: gamma^4 = .6561.
+    """
+    mdp = horizon_bandit(5, one_shot=one_shot)
+    assert mdp.evaluate(uniform(mdp)).J == pytest.approx(c, abs=1e-12)
+    actions = np.array(list(product((0, 1), repeat=5)))
+    w = importance_weights(np.where(actions == 1, 0.9, 0.1).prod(axis=1), np.full(32, 0.5**5))
+    assert np.var(w * c) == pytest.approx(c**2 * (1.64**5 - 1), rel=1e-12)
+    r = np.zeros_like(mdp.r)
+    r[4] = 1
+    early = TabularMDP(mdp.P, r, mdp.rho, mdp.gamma)
+    assert early.evaluate(uniform(early)).J == pytest.approx(0.6561, abs=1e-14)
 
 
 def test_the_tied_class_holds_the_two_policies_of_the_cliff():

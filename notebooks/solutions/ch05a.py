@@ -33,7 +33,7 @@ def my_log_probs(logits, ids, n_prompt):
     rows, tokens = logp[n_prompt - 1 : -1], ids[n_prompt:]
     return rows[np.arange(len(tokens)), tokens]
 ''',
-    # The broken program takes the policy before each update as its reference, so the penalty is about 0.
+    # The broken program takes the policy of one update ago as its reference, so the penalty is about 0.
     "5a.5": 'my_bug = "b"',
 }
 
@@ -50,6 +50,7 @@ MUTANTS = {
         "greedy": ("weight / weight.sum()", "(weight == weight.max()) * 1.0"),
         "p for log p": ("p_ref * np.exp(R / beta)", "np.exp(p_ref + R / beta)"),
         "overflows": ("    R = R - R.max()\n", ""),
+        "subtracts another number than the largest": ("R.max()", "R.mean()"),
     },
     "5a.2": {
         "no mask on padding": ("np.where(mask, logp - logp_ref, 0)", "logp - logp_ref"),
@@ -73,6 +74,7 @@ MUTANTS = {
         "no mean": ("(u[mine] - mean)", "u[mine]"),
         "batch deviation": ("u[mine].var()", "u.var()"),
         "missing eps": ("np.sqrt(var + eps)", "(np.sqrt(var) if var else 1)"),
+        "eps as a floor": ("var + eps", "max(var, eps)"),
     },
     "5a.4": {
         "row of the token itself": ("logp[n_prompt - 1 : -1]", "logp[n_prompt:]"),
@@ -86,6 +88,9 @@ MUTANTS = {
         "sum over tokens": ("len(tokens)), tokens]", "len(tokens)), tokens].sum()"),
         "softmax over positions": ("axis=-1", "axis=0"),
         "overflows": ("top + np.log(np.exp(logits - top)", "np.log(np.exp(logits)"),
+        "one maximum for the table": ("logits.max(axis=-1, keepdims=True)", "logits.max()"),
+        "no finite log of a small probability": ("logits.max(", "logits.mean("),
+        "adds to the probability": ("logp = logits - norm", "logp = np.log(np.exp(logits - norm) + 1e-12)"),
     },
     "5a.5": {
         "sign of the penalty": 'my_bug = "a"',

@@ -33,6 +33,7 @@ MUTANTS = {
         "events taken as independent": ("1 - p**G - (1 - p) ** G", "(1 - p**G) * (1 - (1 - p) ** G)"),
         "exactly one right": ("1 - p**G - (1 - p) ** G", "G * p * (1 - p) ** (G - 1)"),
         "variance of one completion": ("1 - p**G - (1 - p) ** G", "p * (1 - p)"),
+        "holds for G = 2 and 3 only": ("1 - p**G - (1 - p) ** G", "G * p * (1 - p)"),
     },
     "5c.2": {
         "mean over completions": (

@@ -40,6 +40,14 @@ def optimum(answer):
         raise Wrong(
             "R = (1000, 999), beta 1: expected finite numbers. Subtract the largest R first.", "overflows"
         )
+    with np.errstate(over="ignore", invalid="ignore"):
+        farther = attempt(answer, np.array([0.5, 0.5]), np.array([2000.0, 0.0]), 1.0)
+    if not np.isfinite(np.asarray(farther, dtype=float)).all():
+        raise Wrong(
+            "R = (2000, 0), beta 1: expected (1, 0). Subtract the largest R, not another number.",
+            "subtracts another number than the largest",
+        )
+    expect(farther, [1, 0], "p_ref = (1/2, 1/2), R = (2000, 0), beta 1")
     # e / (1 + e)
     expect(far, [0.7310585786, 0.2689414214], "p_ref = (1/2, 1/2), R = (1000, 999), beta 1", atol=1e-8)
     rng = np.random.default_rng(0)
@@ -90,45 +98,51 @@ def advantages(answer):
     """Three interleaved groups by hand; groups of one; random groups against a loop."""
     u = np.array([1.0, 3.0, 0.0, 2.0, 0.0, 5.0, 0.0, 2.0])
     group = np.array([7, 2, 7, 4, 7, 2, 7, 4])
-    # group 7: (1, 0, 0, 0), mean 1/4, variance 3/16, sqrt(3/16 + 1/16) = 1/2: (3/2, -1/2, -1/2, -1/2)
-    # group 2: (3, 5), mean 4, variance 1, sqrt(17/16): -+ 4 / sqrt 17; group 4: (2, 2): 0
-    a, e = 4 / np.sqrt(17), np.array
+    # group 7: (1, 0, 0, 0), mean 1/4, variance 3/16, sqrt(3/16 + 3/8) = 3/4: (1, -1/3, -1/3, -1/3)
+    # group 2: (3, 5), mean 4, variance 1, -+ 1 / sqrt(11/8); group 4: (2, 2): 0
+    a, e = np.sqrt(8 / 11), np.array
 
     def rows(first, rest, pair):
         return e([first, -pair, rest, 0, rest, pair, rest, 0])
 
-    s7 = np.sqrt(3 / 16)
+    def divided(deviation, pair):
+        return rows(0.75 / deviation, -0.25 / deviation, pair)
+
+    s7, eps = np.sqrt(3 / 16), 3 / 8
     expect(
-        attempt(answer, u, group, 1 / 16),
-        want=rows(1.5, -0.5, a),
-        given="groups (1, 0, 0, 0), (3, 5), (2, 2), interleaved, eps 1/16",
+        attempt(answer, u, group, eps),
+        want=rows(1, -1 / 3, a),
+        given="groups (1, 0, 0, 0), (3, 5), (2, 2), interleaved, eps 3/8",
         mistakes={
             "ddof=1": (
-                # variances 1/4 and 2
-                rows(0.75 / np.sqrt(5 / 16), -0.25 / np.sqrt(5 / 16), 1 / np.sqrt(33 / 16)),
+                divided(np.sqrt(1 / 4 + eps), 1 / np.sqrt(2 + eps)),  # variances 1/4 and 2
                 "(90) divides the sum of squares by G, not by G - 1.",
             ),
             "eps outside the root": (
-                rows(0.75 / (s7 + 1 / 16), -0.25 / (s7 + 1 / 16), 16 / 17),
+                divided(s7 + eps, 8 / 11),
                 "In (90) the number eps stands under the root.",
             ),
             "whole-batch baseline": (
-                (u - u.mean()) / np.sqrt(u.var() + 1 / 16),
+                (u - u.mean()) / np.sqrt(u.var() + eps),
                 "Compare a row with its own group, not with the batch.",
             ),
-            "no division": (rows(0.75, -0.25, 1.0), "The deviation is missing."),
-            "divides by the variance": (rows(3.0, -1.0, 16 / 17), "A root is missing."),
+            "no division": (divided(1, 1.0), "The deviation is missing."),
+            "divides by the variance": (divided(9 / 16, 8 / 11), "A root is missing."),
             "no mean": (
-                e([2, 3 * a / 1, 0, 8, 0, 5 * a, 0, 8]),
+                e([4 / 3, 3 * a, 0, 2 / np.sqrt(eps), 0, 5 * a, 0, 2 / np.sqrt(eps)]),
                 "The group's mean is not taken off.",
             ),
             "batch deviation": (
-                (u - e([0.25, 4, 0.25, 2, 0.25, 4, 0.25, 2])) / np.sqrt(u.var() + 1 / 16),
+                (u - e([0.25, 4, 0.25, 2, 0.25, 4, 0.25, 2])) / np.sqrt(u.var() + eps),
                 "The deviation is the group's too.",
             ),
             "missing eps": (
-                np.nan_to_num(rows(0.75 / s7, -0.25 / s7, 1.0)),
+                divided(s7, 1.0),
                 "eps is missing; a group of equal scores would be 0 / 0.",
+            ),
+            "eps as a floor": (
+                divided(np.sqrt(eps), 1.0),
+                "eps is added to the variance, it is not the least value of it.",
             ),
         },
     )
@@ -177,12 +191,33 @@ def log_probs(answer):
         },
     )
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        far = attempt(answer, np.array([[1000.0, 999.0], [0.0, 0.0]]), np.array([0, 1]), 1)
-    if not np.isfinite(np.asarray(far, dtype=float)).all():
+        far = attempt(answer, np.array([[1000.0, 999.0], [0.0, 0.0], [0.0, 0.0]]), np.array([0, 1, 1]), 1)
+        tail = attempt(answer, np.array([[0.0, 2000.0], [0.0, 0.0]]), np.array([0, 0]), 1)
+    far, tail = np.asarray(far, dtype=float), np.asarray(tail, dtype=float)
+    seen = "logits (1000, 999) in one row, (0, 0) in the next: expected finite numbers."
+    if not np.isfinite(far).ravel()[:1].all():
+        raise Wrong(f"{seen} Subtract a row's maximum first.", "overflows")
+    if not np.isfinite(far).all():
+        raise Wrong(f"{seen} Each row needs its own maximum.", "one maximum for the table")
+    # log of 1 / (1 + e), and of 1/2
+    expect(far, [-np.log(1 + np.e), -np.log(2)], "logits (1000, 999), (0, 0), token 1 twice", atol=1e-8)
+    if not np.isfinite(tail).all():
         raise Wrong(
-            "logits 1000 and 999: expected a finite number. Subtract a row's maximum first.", "overflows"
+            "logits (0, 2000), token 0: expected -2000. Subtract the row's maximum, and take no "
+            "log of a probability: this one is 0 in floats.",
+            "no finite log of a small probability",
         )
-    expect(far, [-np.log(1 + np.e)], "logits (1000, 999), token 1", atol=1e-8)  # log of 1 / (1 + e)
+    expect(
+        tail,
+        [-2000.0],
+        "logits (0, 2000), token 0",
+        mistakes={
+            "adds to the probability": (
+                np.where((tail < 0) & (tail > -800), tail, 0),
+                "A small number under the log hides small probabilities.",
+            )
+        },
+    )
     rng = np.random.default_rng(3)
     logits, ids = rng.normal(size=(7, 5)), rng.integers(0, 5, 7)
     want = [logits[t - 1, ids[t]] - np.log(sum(np.exp(x) for x in logits[t - 1])) for t in range(3, 7)]
@@ -198,7 +233,7 @@ def bug(answer):
         wrong={
             "a": (
                 "sign of the penalty",
-                "Then the logged KL would grow without end, and the log would show it.",
+                "Then the logged KL would grow as well, and the log would show it.",
             ),
             "c": ("k1 in the loss", "The policy would walk away, but the logged KL would say so."),
             "d": ("beta ten times too large", "Then the policy would stay near the start: both curves low."),

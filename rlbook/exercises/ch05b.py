@@ -6,13 +6,13 @@ from math import comb
 import numpy as np
 import torch
 
-from rlbook.checks import attempt, choose, exercise, expect
+from rlbook.checks import Wrong, attempt, choose, exercise, expect
 from rlbook.llm import advantages
 
 
 @exercise("5b.1", "The group advantage (90), (91)", answer="my_advantage")
 def group_advantage(answer):
-    """Two groups, rows mixed, by hand; groups that are all equal; a group that is nearly so."""
+    """Two groups, rows mixed, by hand; equal groups, alone and beside others; groups nearly equal."""
     rewards, group = np.array([1.0, 0.2, 0, 0, 0.6, 0]), np.array([0, 1, 0, 0, 1, 0])
     # group 0 is (1, 0, 0, 0): mean 1/4, variance 3/16, so (3, -1, -1, -1) / sqrt 3;
     # group 1 is (0.2, 0.6): mean 0.4, deviation 0.2, so (-1, 1)
@@ -66,6 +66,29 @@ def group_advantage(answer):
         },
         atol=1e-6,
     )
+    rewards, group = np.array([0.7, 0, 0.7, 0.7, 0.7, 0.7, 0.7, 1]), np.array([0, 1, 0, 0, 0, 0, 0, 1])
+    expect(
+        attempt(answer, rewards, group, 0.0),
+        want=[0, -1, 0, 0, 0, 0, 0, 1],
+        given="six rewards of 0.7 in one group, 0 and 1 in another, eps 0",
+        mistakes={
+            "guard on the whole batch": (
+                [-1] * 7 + [1],
+                "Rewards of other groups differ, those of the first do not: ask in each group.",
+            ),
+        },
+        atol=1e-6,
+    )
+    expect(
+        # mean 2/3, variance 2/9: 1/3 and -2/3 over sqrt(2)/3
+        attempt(answer, np.array([1.0, 0, 1]), np.zeros(3, int), 0.0),
+        want=[0.5**0.5, -(2**0.5), 0.5**0.5],
+        given="rewards 1, 0, 1, eps 0",
+        mistakes={
+            "first compared with last": (np.zeros(3), "The one between differs: compare max with min."),
+        },
+        atol=1e-6,
+    )
     expect(
         # the variance is 25e-10, with eps 125e-10; 5e-5 / sqrt(125e-10) = 1 / sqrt 5
         attempt(answer, np.array([0.5, 0.5001]), np.zeros(2, int), 1e-8),
@@ -78,6 +101,15 @@ def group_advantage(answer):
             ),
             "no eps": (np.array([-1.0, 1.0]), "(90) adds eps to the variance."),
             "near ties taken for ties": (np.zeros(2), "These two differ: only equal rewards get 0."),
+        },
+        atol=1e-6,
+    )
+    expect(
+        attempt(answer, np.array([0.5, 0.5 + 1e-7]), np.zeros(2, int), 0.0),
+        want=[-1, 1],
+        given="rewards 0.5 and 0.5000001, eps 0",
+        mistakes={
+            "tolerance in the guard": (np.zeros(2), "These two differ too: ask for max > min, exactly."),
         },
         atol=1e-6,
     )
@@ -135,12 +167,14 @@ def objective(answer):
         want=literal(logp, old, mask, A, 0.1),
         given="seven random rows of one to five tokens, eps 0.1",
     )
-    far = np.where(mask, logp, 300.0)
-    expect(
-        attempt(answer, far, old, mask, A, 0.1),
-        want=literal(logp, old, mask, A, 0.1),
-        given="the same with log-probabilities of 300 under the padding",
-    )
+    far = np.where(mask, logp, 1000.0)
+    given = "the same with log-probabilities of 1000 under the padding"
+    with np.errstate(all="ignore"):
+        got = attempt(answer, far, old, mask, A, 0.1)
+    if not np.isfinite(got).all():  # nan equals nothing, so expect could not name it
+        hint = "exp overflows there, and infinity times a mask of 0 is no number. Use np.where before exp."
+        raise Wrong(f"{given}: expected a number, got {got}. {hint}", "overflow under the padding")
+    expect(got, want=literal(logp, old, mask, A, 0.1), given=given)
 
 
 @exercise("5b.3", "The weight of a prompt under GRPO", answer="my_weight")

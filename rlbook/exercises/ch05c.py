@@ -30,8 +30,14 @@ def live_share(answer):
     p = np.array([[0.02, 0.98], [0.3, 0.7]])
     # the groups of 8 with 1 to 7 right, one by one
     mixed = sum(choices(8, k) * p**k * (1 - p) ** (8 - k) for k in range(1, 8))
-    expect(attempt(answer, p, 8), mixed, given="p = 0.02, 0.98, 0.3, 0.7 in a table, G = 8")
-    expect(attempt(answer, np.array([0.5]), 1), [0], given="groups of one, p = 0.5")
+    expect(
+        attempt(answer, p, 8),
+        mixed,
+        given="p = 0.02, 0.98, 0.3, 0.7 in a table, G = 8",
+        mistakes={
+            "holds for G = 2 and 3 only": (8 * p * (1 - p), "G p (1 - p) is no chance: 2 at p = 0.5, G = 8.")
+        },
+    )
 
 
 @exercise("5c.2", "DAPO's objective (101), (102)", answer="my_dapo")

@@ -18,7 +18,7 @@ METRICS = {  # every column of a history: what it is, and what a healthy run sho
     "ratio_max": "largest importance ratio of the step; above 10 expect trouble",
     "clip_fraction": "share of tokens whose gradient the clip removed; 0 in the first pass",
     "dead_groups": "share of groups whose completions all earn the same: no gradient from them",
-    "redrawn": "groups that dynamic sampling replaced",
+    "redrawn": "dead groups that dynamic sampling threw away",
     "held": "tokens whose log-ratio left [-20, 20] or whose log-prob under the guide is below -20; best 0",
     "sampler_gap": "largest |ratio - 1| before the first update; rounding: 1e-4 at most on a CPU",
     "grad_norm": "norm of the gradient before it is clipped to max_grad_norm",
