@@ -54,6 +54,10 @@ MUTANTS = {
         "no deviation": (" / reward.std()", ""),
         "max for min": ("np.minimum", "np.maximum"),
         "always clips": (TERM, "(np.clip(s, 1 - low, 1 + high) * A)"),
+        "dual clip": (
+            f"    return {TERM}.mean()\n",
+            f"    term = {TERM}\n    return np.where(A < 0, np.maximum(term, 3 * A), term).mean()\n",
+        ),
         "clips above only": ("np.clip(s, 1 - low, 1 + high)", "np.minimum(s, 1 + high)"),
         "clips below only": ("np.clip(s, 1 - low, 1 + high)", "np.maximum(s, 1 - low)"),
         "widths swapped": ("1 - low, 1 + high", "1 - high, 1 + low"),
@@ -76,6 +80,11 @@ MUTANTS = {
         "sech not squared": ("4 * sigmoid * (1 - sigmoid)", "np.sqrt(4 * sigmoid * (1 - sigmoid))"),
         "value for slope": ("return gate * ratio * advantage", "return 4 / tau * sigmoid * advantage"),
         "no advantage": ("gate * ratio * advantage", "gate * ratio"),
+        "overflow": (
+            "    sigmoid = 1 / (1 + np.exp(-np.clip(tau * (ratio - 1), -500, 500)))\n"
+            "    gate = 4 * sigmoid * (1 - sigmoid)\n",
+            "    e = np.exp(tau * (ratio - 1))\n    gate = 4 * e / (1 + e) ** 2\n",
+        ),
     },
     "5d.4": {
         "sums the log-ratios": 'my_bug = "a"',

@@ -54,29 +54,30 @@ def sequence_ratio(answer):
 @exercise("5d.2", "The objective of GSPO (108), (109) for one group", answer="my_gspo")
 def gspo(answer):
     """Four responses by hand; a tie; a good response that lost ground; random groups against loops."""
-    # rewards 1, 0, 0, 1: advantages +1, -1, -1, +1; s = (4 1)^(1/2) = 2, (1/4)^(1/2) = 1/2, 16^(1/2) = 4, 3
-    # terms: min(2, 1.4) = 1.4, -max(0.5, 0.8) = -0.8, -max(4, 1.4) = -4, min(3, 1.4) = 1.4; sum -2
-    steps = LN2 * np.array([[2.0, 0.0], [-2.0, 0.0], [1.0, 3.0], [LN3 / LN2, 5.0]])
+    # rewards 1, 0, 0, 1: advantages +1, -1, -1, +1; s = (4 1)^(1/2) = 2, (1/4)^(1/2) = 1/2, 64^(1/2) = 8, 3
+    # terms: min(2, 1.4) = 1.4, -max(0.5, 0.8) = -0.8, -max(8, 1.4) = -8, min(3, 1.4) = 1.4; sum -6
+    steps = LN2 * np.array([[2.0, 0.0], [-2.0, 0.0], [2.0, 4.0], [LN3 / LN2, 5.0]])
     mask = np.array([[True, True], [True, True], [True, True], [True, False]])
     old = -np.array([[1.0, 2.0], [0.5, 1.0], [3.0, 2.5], [1.0, 1.0]])
     expect(
         attempt(answer, old + steps, old, mask, np.array([1.0, 0.0, 0.0, 1.0]), 0.2, 0.4),
-        want=-0.5,
-        given="rewards 1, 0, 0, 1, token ratios (4, 1), (1/4, 1), (2, 8), (3), low 0.2, high 0.4",
+        want=-1.5,
+        given="rewards 1, 0, 0, 1, token ratios (4, 1), (1/4, 1), (4, 16), (3), low 0.2, high 0.4",
         mistakes={
-            "sign": (0.5, "(109) is made large; this is the loss."),
-            "unbiased deviation": (-0.5 * sqrt(3) / 2, "The deviation in (108) divides by G, not by G - 1."),
-            "no deviation": (-0.25, "(108) divides by the deviation, here 1/2."),
+            "sign": (1.5, "(109) is made large; this is the loss."),
+            "unbiased deviation": (-1.5 * sqrt(3) / 2, "The deviation in (108) divides by G, not by G - 1."),
+            "no deviation": (-0.75, "(108) divides by the deviation, here 1/2."),
             "max for min": (0.775, "The larger of the two products is the optimistic one."),
-            "always clips": (0.15, "The minimum of both products: -4 is smaller than -1.4."),
-            "clips above only": (-0.425, "A bad response at s = 1/2 is held at 0.8."),
-            "clips below only": (0.05, "A good response at s = 2 is held at 1.4."),
-            "widths swapped": (-0.55, "low is the width below 1, high the width above."),
-            "product ratio": (-3.5, "These are the weights (105), not their roots (107)."),
-            # (96): rows (1.4 + 1)/2, -(0.8 + 1)/2, -(2 + 8)/2, 1.4
-            "clips tokens": (-0.825, "This is GRPO's (96): the clip acts on one ratio a response."),
-            "mean over tokens": (-5.4 / 7, "Each response counts once, whatever its length."),
-            "sum over the group": (-2, "(109) is a mean over the group."),
+            "always clips": (0.15, "The minimum of both products: -8 is smaller than -1.4."),
+            "dual clip": (-0.25, "(109) has no second limit: a bad response at s = 8 counts -8, not -3."),
+            "clips above only": (-1.425, "A bad response at s = 1/2 is held at 0.8."),
+            "clips below only": (-0.95, "A good response at s = 2 is held at 1.4."),
+            "widths swapped": (-1.55, "low is the width below 1, high the width above."),
+            "product ratio": (-15.5, "These are the weights (105), not their roots (107)."),
+            # (96): rows (1.4 + 1)/2, -(0.8 + 1)/2, -(4 + 16)/2, 1.4
+            "clips tokens": (-2.075, "This is GRPO's (96): the clip acts on one ratio a response."),
+            "mean over tokens": (-13.4 / 7, "Each response counts once, whatever its length."),
+            "sum over the group": (-6, "(109) is a mean over the group."),
         },
         atol=1e-6,
     )
@@ -159,8 +160,16 @@ def soft_weight(answer):
             "no advantage": (want / advantage, "The advantage gives the sign and the size."),
         },
     )
+    with np.errstate(all="ignore"):
+        got = np.asarray(attempt(answer, np.array([400.0, 1e-8]), np.ones(2), 5.0, 5.0), dtype=float)
+    if not np.isfinite(got).all():
+        raise Wrong(
+            f"r = 400, tau 5: expected 0, got {got.flat[0]}. exp(tau (r - 1)) is infinite there; with "
+            "exp(-tau (r - 1)), or with cosh, the same formula goes to 0",
+            "overflow",
+        )
     expect(
-        attempt(answer, np.array([400.0, 1e-8]), np.ones(2), 5.0, 5.0),
+        got,
         want=[0, 0],
         given="r = 400 and r = 1e-8, tau 5",
         atol=1e-6,
