@@ -8,14 +8,16 @@ from rlbook.checks import attempt, choose, exercise, expect
 @exercise("7.1", "What bfloat16 rounds away", answer="my_lost")
 def lost(answer):
     """Nine sums by hand, on both sides of half a spacing; then other magnitudes and both signs."""
+    small, tiny = 0.02001953125, 0.000598907470703125  # bfloat16 numbers: 164 / 2**13 and 157 / 2**18
     # spacing of bfloat16 is 2**(k - 7) between 2**k and 2**(k + 1); half of it:
-    # w = 1.5: 1/256 = .0039   3: 1/128 = .0078   .75: 1/512 = .00195   .02 (k = -6): 2**-14 = .000061
-    w = np.array([1.5, 1.5, 1.5, 3.0, 0.75, 0.75, 0.75, 0.02, 0.02])
+    # w = 1.5: 1/256 = .0039   3: 1/128 = .0078   .75: 1/512 = .00195   small (k = -6): 2**-14 = .000061
+    w = np.array([1.5, 1.5, 1.5, 3.0, 0.75, 0.75, 0.75, small, small])
     step = np.array([0.003, 0.005, 0.02, 0.005, 0.003, -0.0008, -0.003, 1e-4, 2e-5])
     expect(
         attempt(answer, w, step),
         want=[1, 0, 0, 1, 0, 1, 0, 0, 1],
-        given="w = 1.5 1.5 1.5 3 .75 .75 .75 .02 .02, step = .003 .005 .02 .005 .003 -.0008 -.003 1e-4 2e-5",
+        given=f"w = 1.5 1.5 1.5 3 .75 .75 .75 {small} {small}, "
+        "step = .003 .005 .02 .005 .003 -.0008 -.003 1e-4 2e-5",
         mistakes={
             "a whole spacing": (
                 [1, 1, 0, 1, 1, 1, 1, 1, 1],
@@ -33,11 +35,11 @@ def lost(answer):
             "says which are kept": ([0, 1, 1, 0, 1, 0, 1, 1, 0], "True marks the steps that are lost."),
         },
     )
-    w = np.array([-1.5, -0.02, 100.0, 100.0, 6e-4])
+    w = np.array([-1.5, -small, 100.0, 100.0, tiny])
     step = np.array([0.003, -1e-4, 0.2, 0.3, 1e-6])
-    # 100: k = 6, half a spacing 1/4; 6e-4: k = -11, 2**-19 = 1.9e-6
+    # 100: k = 6, half a spacing 1/4; tiny: k = -11, 2**-19 = 1.9e-6
     got = attempt(answer, w, step)
-    expect(got, [1, 0, 1, 0, 1], given="w = -1.5 -.02 100 100 6e-4, step = .003 -1e-4 .2 .3 1e-6")
+    expect(got, [1, 0, 1, 0, 1], given=f"w = -1.5 {-small} 100 100 {tiny}, step = .003 -1e-4 .2 .3 1e-6")
 
 
 @exercise("7.2", "The memory of AdamW", answer="my_bytes")
