@@ -25,7 +25,7 @@ help:
 	@echo "make setup    make .venv with the exact versions of requirements.lock (needs the network once)"
 	@echo "make book     run every notebook in order, write build/book/, print a table (NAMES='01a 02': only those)"
 	@echo "make test     run everything that CI runs: style, unit tests, notebooks against their stored outputs"
-	@echo "make bench    compare speed and learning and record the curves that notebooks show, about 2 hours, write data/runs/ (BENCH='--seeds 2')"
+	@echo "make bench    compare speed and learning and record the curves that notebooks show, about 1.5 hours, write data/runs/ (BENCH='--seeds 2')"
 	@echo "make lab      open the book in JupyterLab"
 	@echo "make refresh  run the notebooks again and store their outputs in place (NAMES='01a': only that one)"
 	@echo "make clean    remove .venv, build/ and caches"

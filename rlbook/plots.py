@@ -17,6 +17,7 @@ BLACK, BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW = (
 )
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
 DPI = 110
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 95 %, for 2 to 10 samples
 
 
 def style():
@@ -64,17 +65,24 @@ def show(figure, alt):
     )
 
 
-def mean_and_interval(samples):
-    """Mean and half-width of the 95 % interval over the first axis (seeds): 1.96 standard errors."""
+def mean_and_interval(samples, student=False):
+    """Mean and half-width of the 95 % interval over the first axis (seeds): 1.96 standard errors.
+
+    With student=True the factor is Student's t, larger than 1.96: right for few seeds, here 2 to 10.
+    """
     samples = np.asarray(samples, dtype=float)
-    if len(samples) < 2:
+    n = len(samples)
+    if student and not 2 <= n <= len(STUDENT) + 1:
+        raise ValueError(f"samples: Student's t is known for 2 to {len(STUDENT) + 1} of them, got {n}")
+    if n < 2:
         return samples.mean(axis=0), np.zeros(samples.shape[1:])
-    return samples.mean(axis=0), 1.96 * samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+    factor = STUDENT[n - 2] if student else 1.96
+    return samples.mean(axis=0), factor * samples.std(axis=0, ddof=1) / np.sqrt(n)
 
 
-def band(axes, x, samples, label, color, **line):
+def band(axes, x, samples, label, color, student=False, **line):
     """Draw the mean over seeds of samples (seeds, len(x)) with its 95 % interval as a band."""
-    mean, half = mean_and_interval(samples)
+    mean, half = mean_and_interval(samples, student)
     axes.plot(x, mean, label=label, color=color, **line)
     axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
 

@@ -1,5 +1,6 @@
 """What notebooks lean on: setup, modes, show, figures with alt text, tables."""
 
+import math
 import subprocess
 import sys
 
@@ -107,6 +108,24 @@ def test_the_interval_is_1_96_standard_errors():
     assert mean == [3.0] and half == pytest.approx([1.96 * np.sqrt(14 / 12)])
     mean, half = plots.mean_and_interval([[4.0, 5.0]])
     assert mean.tolist() == [4.0, 5.0] and half.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("n", range(2, 11))
+def test_students_interval_holds_95_percent_of_its_distribution(n):
+    """The density of Student's t with n - 1 degrees of freedom, integrated between the two ends."""
+    samples = np.arange(float(n))[:, None]
+    mean, half = plots.mean_and_interval(samples, student=True)
+    assert mean == [(n - 1) / 2]
+    t = half[0] / (samples.std(ddof=1) / math.sqrt(n))
+    angle = np.linspace(0, math.atan(t / math.sqrt(n - 1)), 20_001)  # x = sqrt(n - 1) tan(angle)
+    height = 2 * math.gamma(n / 2) / math.gamma((n - 1) / 2) / math.sqrt(math.pi)
+    assert height * np.trapezoid(np.cos(angle) ** (n - 2), angle) == pytest.approx(0.95, abs=2e-4)
+
+
+@pytest.mark.parametrize("n", [1, 11])
+def test_students_interval_refuses_other_numbers_of_samples(n):
+    with pytest.raises(ValueError, match=f"2 to 10 of them, got {n}"):
+        plots.mean_and_interval(np.zeros((n, 1)), student=True)
 
 
 def test_a_band_covers_the_interval():

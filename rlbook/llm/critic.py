@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from rlbook import td, validate
+from rlbook.llm.decoding import position_ids
 from rlbook.llm.trainer import Trainer
 
 
@@ -30,10 +31,10 @@ class Critic(torch.nn.Module):
         T = rollouts.mask.shape[1]
         ids = torch.cat([rollouts.prompt_ids, rollouts.completion_ids[:, :-1]], 1)
         attention = torch.cat([rollouts.prompt_mask, rollouts.mask[:, :-1]], 1)
-        positions = (attention.long().cumsum(1) - 1).clamp(min=0)
         states = self.body(
-            ids, attention_mask=attention, position_ids=positions, output_hidden_states=True, logits_to_keep=1
-        ).hidden_states[-1][:, -T:]
+            ids, attention_mask=attention, position_ids=position_ids(attention), output_hidden_states=True,
+            logits_to_keep=1,
+        ).hidden_states[-1][:, -T:]  # fmt: skip
         return torch.where(rollouts.mask, self.head(states).squeeze(-1), 0.0)
 
 

@@ -100,6 +100,11 @@ def is_plain_llama(model):
     )
 
 
+def position_ids(attention):
+    """Positions that count a row's own tokens from 0, whatever padding stands before them."""
+    return (attention.long().cumsum(1) - 1).clamp(min=0)
+
+
 @functools.cache
 def _accepted(kind):
     return set(inspect.signature(kind.forward).parameters)

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 from transformers import DynamicCache
 
 from rlbook import validate
-from rlbook.llm.decoding import decoder, forward
+from rlbook.llm.decoding import decoder, forward, position_ids
 
 
 @dataclass
@@ -147,7 +147,7 @@ def _completion_logits(model, prompt_ids, prompt_mask, completion_ids, mask):
     completion_ids, mask = completion_ids[first], mask[first]
     steps = completion_ids.shape[1]
     attention = torch.cat([prompt_mask, mask[:, :-1]], 1)
-    positions = _positions(attention)
+    positions = position_ids(attention)
     of_prompt, rows = _distinct(prompt_ids, prompt_mask)
     if 2 * len(rows) <= len(of_prompt) and steps > 1:  # a group's prompt goes through the model once
         prompts = prompt_ids[rows], prompt_mask[rows], positions[rows, : -steps + 1]
@@ -208,7 +208,7 @@ def _decode(model, end, prompt_ids, prompt_mask, uniform, temperature, completio
     rows = torch.arange(len(prompt_ids), device=prompt_ids.device)  # the rows still alive
     which, first = _distinct(prompt_ids, prompt_mask)  # rows that are equal so far share a row of the cache
     attention = prompt_mask[first]
-    output = forward(model, prompt_ids[first], attention, _positions(attention), keep=1, use_cache=True)
+    output = forward(model, prompt_ids[first], attention, position_ids(attention), keep=1, use_cache=True)
     logits, step_by_step = output.logits[:, -1], decoder(model, output.past_key_values)
     padded = not prompt_mask.all()
     for step, u in enumerate(uniform):
@@ -220,7 +220,7 @@ def _decode(model, end, prompt_ids, prompt_mask, uniform, temperature, completio
         rows, size = rows[alive], logits.shape[1]
         longer, which = torch.unique(which[alive] * size + token[alive], return_inverse=True)
         shorter, token = longer // size, longer % size  # the row that each distinct one goes on from
-        if len(shorter) != len(logits) or (shorter[1:] == shorter[:-1]).any():
+        if not torch.equal(shorter, torch.arange(len(logits), device=shorter.device)):
             step_by_step.reorder(shorter)
             attention = attention[shorter]
         attention = torch.cat([attention, torch.ones_like(attention[:, :1])], 1)
@@ -275,8 +275,3 @@ def _encode(model, tokenizer, prompts, limit, special_tokens):
     prompt_mask = torch.arange(longest) >= longest - torch.tensor(lengths)[:, None]
     prompt_ids[prompt_mask] = torch.tensor([token for row in ids for token in row])
     return prompt_ids.to(model.device), prompt_mask.to(model.device)
-
-
-def _positions(attention):
-    """Positions that count a row's own tokens from 0, whatever padding stands before them."""
-    return (attention.long().cumsum(1) - 1).clamp(min=0)
